@@ -1,0 +1,74 @@
+"""Architectures as data: where each role of a network lives, and how its weights are laid out.
+
+An `Architecture` is right when its equations hold (`equations.py`), so adding a family is adding its table.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Literal
+
+from torch import Tensor, nn
+
+FAMILIES = ("toy_family", "gpt2", "neox", "opt", "llama", "gemma", "olmo2", "phi", "bert", "vit")
+
+Reader = Callable[[nn.Module, int], Tensor]
+"""`(module, layer) -> weight`, in the row-vector layout: W_Q [head, d_model, d_head], W_U [d_model, d_vocab]."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a transformer. `d_mlp` is 0 without an MLP; `d_vocab` is the number of classes of a classifier."""
+
+    n_layers: int
+    d_model: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_mlp: int
+    d_vocab: int
+    n_ctx: int
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One family: role → address, weight role → reader, and the few facts the equations need."""
+
+    name: str
+    modules: tuple[str, ...]
+    """Class names of the root modules this table describes."""
+    sites: Mapping[str, str]
+    """Role → address; `{}` stands for the layer."""
+    weights: Mapping[str, Reader]
+    shape: Callable[[nn.Module], Shape]
+    residual: Literal["sequential", "parallel", "post_norm"] = "sequential"
+    norm: Literal["layer", "rms", "none"] = "layer"
+    positions: Literal["residual", "shortformer", "rotary", "none"] = "residual"
+    causal: bool = True
+    inputs: Literal["tokens", "image"] = "tokens"
+
+
+_registry: dict[str, Architecture] = {}
+
+
+def register(architecture: Architecture) -> Architecture:
+    """Add a family; its root class names become known to `architecture_of`."""
+    for module in architecture.modules:
+        if module in _registry:
+            raise ValueError(f"{module} is registered twice: {_registry[module].name} and {architecture.name}")
+        _registry[module] = architecture
+    return architecture
+
+
+def registered() -> list[Architecture]:
+    """Every known family, each once, in the order of registration."""
+    for family in FAMILIES:
+        import_module(f"vesalius.architectures.{family}")
+    return list(dict.fromkeys(_registry.values()))
+
+
+def architecture_of(module: nn.Module) -> Architecture | None:
+    """The family of a root module by its class name (or that of a parent class), or None."""
+    registered()
+    names = (cls.__name__ for cls in type(module).__mro__)
+    return next((_registry[name] for name in names if name in _registry), None)
