@@ -1,0 +1,1 @@
+"""Inputs that analyses make or read: random tokens repeated, text cut into chunks."""
