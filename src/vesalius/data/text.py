@@ -31,7 +31,7 @@ def heldout_text() -> str:
 def token_chunks(
     model: Reader, text: str | Path, *, length: int, limit: int | None = None
 ) -> Int[Tensor, "chunk pos"]:
-    """A text, or what is in a file, cut into rows of `length` tokens, each beginning with BOS if there is one.
+    """A text, or what a file holds, cut into rows of `length` tokens, each begun by BOS if there is one.
 
     What is left over at the end is dropped; `limit` keeps that many rows, spread evenly over the text.
     """
