@@ -1,0 +1,20 @@
+"""Networks and languages whose circuits are known, because we put them there: the test of the analyses."""
+
+from vesalius.testbed.handwritten_induction import handwritten_induction
+from vesalius.testbed.induction_task import induction_checkpoints, induction_task, repeated_blocks
+from vesalius.testbed.modular_addition import modular_addition
+from vesalius.testbed.planted_bigram import bigram_table, planted_bigram
+from vesalius.testbed.planted_skip_trigrams import planted_skip_trigrams
+from vesalius.testbed.random_attn import random_attn
+
+__all__ = [
+    "bigram_table",
+    "handwritten_induction",
+    "induction_checkpoints",
+    "induction_task",
+    "modular_addition",
+    "planted_bigram",
+    "planted_skip_trigrams",
+    "random_attn",
+    "repeated_blocks",
+]
