@@ -56,14 +56,15 @@ def skip_trigram_text(
         return torch.rand(batch, generator=generator) < p
 
     first = torch.randint(1, 4, (batch,), generator=generator)
-    source, after_destination = torch.zeros(batch, dtype=torch.long), torch.zeros(batch, dtype=torch.bool)
+    nowhere = torch.zeros(batch, dtype=torch.bool)
+    source, after_destination = torch.zeros(batch, dtype=torch.long), nowhere
     text = [draw(torch.arange(BACKGROUND))]
     for place in range(1, LENGTH):
         follows = torch.multinomial(table[text[-1].clamp(max=BACKGROUND - 1)], 1, generator=generator)[:, 0]
         background = torch.where(text[-1] < BACKGROUND, follows, draw(torch.arange(BACKGROUND)))
-        told = after_destination & chance(0.95) if rule else torch.zeros(batch, dtype=torch.bool)
+        told = (after_destination & (first < place) & chance(0.95)) if rule else nowhere
         new_source = ~told & ((first == place) | (first < place) & chance(0.06))
-        destination = ~told & ~new_source & (first < place) & ~after_destination & chance(0.25)
+        destination = ~told & ~new_source & ~after_destination & chance(0.25)
         here = torch.where(destination, draw(destinations), background)
         here = torch.where(new_source, draw(sources), here)
         text.append(torch.where(told, out[source], here))
