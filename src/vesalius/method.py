@@ -86,7 +86,8 @@ def method(*, needs: Iterable[str] = ()) -> Callable[[Callable[..., Result]], Ca
                 )
             _check_names(name, parameters, function)
             started = time.perf_counter()
-            result = function(model, **parameters)
+            with torch.no_grad():
+                result = function(model, **parameters)
             return replace(result, provenance=_provenance(name, function, parameters, model, time.perf_counter() - started))
 
         _registry[name] = Method(name, run, needed, room=function.__module__.split(".")[-2])

@@ -46,17 +46,22 @@ class Architecture:
     positions: Literal["residual", "shortformer", "rotary", "none"] = "residual"
     causal: bool = True
     inputs: Literal["tokens", "image"] = "tokens"
+    gain_offset: float = 0.0
+    """What the norms add to their stored weight to get the gain: 1 in Gemma, else 0."""
+    activation: str = ""
+    """Address of the MLP's nonlinearity, empty without an MLP."""
+    matches: Callable[[nn.Module], bool] = lambda module: True
+    """Whether an instance of these modules is of this family: one class can hold several."""
 
 
 _registry: dict[str, Architecture] = {}
 
 
 def register(architecture: Architecture) -> Architecture:
-    """Add a family; its root class names become known to `architecture_of`."""
-    for module in architecture.modules:
-        if module in _registry:
-            raise ValueError(f"{module} is registered twice: {_registry[module].name} and {architecture.name}")
-        _registry[module] = architecture
+    """Add a family under its name; its root classes become known to `architecture_of`."""
+    if architecture.name in _registry:
+        raise ValueError(f"The architecture {architecture.name} is registered twice.")
+    _registry[architecture.name] = architecture
     return architecture
 
 
@@ -64,11 +69,10 @@ def registered() -> list[Architecture]:
     """Every known family, each once, in the order of registration."""
     for family in FAMILIES:
         import_module(f"vesalius.architectures.{family}")
-    return list(dict.fromkeys(_registry.values()))
+    return list(_registry.values())
 
 
 def architecture_of(module: nn.Module) -> Architecture | None:
     """The family of a root module by its class name (or that of a parent class), or None."""
-    registered()
-    names = (cls.__name__ for cls in type(module).__mro__)
-    return next((_registry[name] for name in names if name in _registry), None)
+    names = {cls.__name__ for cls in type(module).__mro__}
+    return next((known for known in registered() if names & set(known.modules) and known.matches(module)), None)

@@ -1,0 +1,70 @@
+"""The zoo: small networks trained by `vesalius.recipes`, each a folder of `model.safetensors` and `card.json`.
+
+Shipped ones lie inside the package; those trained here lie in the cache (`VESALIUS_CACHE`, else ~/.cache/vesalius).
+`zoo/attn-2l` is the trained network, `zoo/attn-2l/step-001000` a checkpoint of its training.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from vesalius.architectures.toy import ToyTransformer
+from vesalius.errors import VesaliusError, nearest
+from vesalius.formats import Parts
+
+SHIPPED = Path(__file__).parent.parent / "zoo"
+
+
+def cache_folder() -> Path:
+    """Where trained networks and corpora are kept on this computer."""
+    return Path(os.environ.get("VESALIUS_CACHE", "~/.cache/vesalius")).expanduser()
+
+
+def names() -> list[str]:
+    """Every network of the zoo, shipped or in the cache, as `zoo/NAME`."""
+    cards = [card for home in (SHIPPED, cache_folder() / "zoo") for card in home.glob("*/card.json")]
+    return sorted({f"zoo/{card.parent.name}" for card in cards})
+
+
+def folder(name: str) -> Path:
+    """The folder of `zoo/NAME`; the shipped one before the one in the cache."""
+    short = name.removeprefix("zoo/")
+    for home in (SHIPPED, cache_folder() / "zoo"):
+        if (home / short / "card.json").is_file():
+            return home / short
+    raise VesaliusError(f"'{name}' is not in the zoo; it has {', '.join(names()) or 'nothing yet'}{nearest(name, names())}")
+
+
+def checkpoints(name: str) -> list[str]:
+    """The checkpoints of a network's training, in order of steps, as names that `load` opens."""
+    return [f"{name}/{path.stem}" for path in sorted((folder(name) / "checkpoints").glob("step-*.safetensors"))]
+
+
+def read(name: str) -> Parts:
+    """A network of the zoo, or a checkpoint of one."""
+    short, _, step = name.removeprefix("zoo/").partition("/")
+    home = folder(f"zoo/{short}")
+    if not step:
+        return read_folder(home, name=name)
+    weights = home / "checkpoints" / f"{step}.safetensors"
+    if not weights.is_file():
+        steps = checkpoints(f"zoo/{short}")
+        raise VesaliusError(f"'{name}' is not a checkpoint of zoo/{short}; it has {', '.join(steps) or 'none'}{nearest(name, steps)}")
+    return read_folder(home, name=name, weights=weights)
+
+
+def read_folder(home: Path, *, name: str | None = None, weights: Path | None = None) -> Parts:
+    """A folder with `card.json` and `model.safetensors` (and a tokenizer beside it or beside the zoo)."""
+    from tokenizers import Tokenizer
+
+    from vesalius.formats.weights import load_state
+    from vesalius.recipes.checkpoints import dequantise
+
+    card = json.loads((home / "card.json").read_text(encoding="utf-8"))
+    state = load_state(weights or home / "model.safetensors")
+    module = ToyTransformer(**card["shape"])
+    module.load_state_dict(dequantise(state) if weights else state)
+    beside = [path for path in (home / "tokenizer.json", home.parent / "tokenizer.json") if path.is_file()]
+    tokenizer = Tokenizer.from_file(str(beside[0])) if beside else None
+    bos = tokenizer.token_to_id("<|bos|>") if tokenizer else None
+    return Parts(module, tokenizer, bos, name or str(home))

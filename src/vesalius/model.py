@@ -1,0 +1,270 @@
+"""A network to be opened: the untouched module, how to feed it, and the names of its parts."""
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vesalius.access import Stopped
+from vesalius.architectures import Architecture, Shape, architecture_of
+from vesalius.errors import VesaliusError, nearest
+from vesalius.formats import Parts
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Prepare = Callable[[Any], Mapping[str, Any] | tuple]
+
+
+class Model:
+    """Any `nn.Module` as it is, with what is needed to run it on text or tensors and to name its parts.
+
+    `prepare` turns inputs into the module's keyword arguments (a mapping) or positional ones (a tuple); without
+    it, text and token ids become `input_ids` for a known token architecture, and anything else is handed on.
+
+    >>> from vesalius.architectures.toy import ToyTransformer
+    >>> model = Model(ToyTransformer(n_layers=1, d_model=8, n_heads=2, d_vocab=5, n_ctx=4), name="tiny")
+    >>> model.logits(torch.tensor([[0, 1, 2]])).shape
+    torch.Size([1, 3, 5])
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        prepare: Prepare | None = None,
+        *,
+        tokenizer: "Tokenizer | None" = None,
+        bos: int | None = None,
+        architecture: Architecture | None = None,
+        name: str = "",
+    ) -> None:
+        self.module = module.eval()
+        self.architecture = architecture or architecture_of(module)
+        self.tokenizer = tokenizer
+        self.bos = bos
+        """The token every text begins with, or None if the tokenizer adds what it wants itself."""
+        self.name = name or type(module).__name__
+        self.prepare = prepare or self._prepare
+
+    def __repr__(self) -> str:
+        family = self.architecture.name if self.architecture else "unknown architecture"
+        return f"Model({self.name}: {family}, {self.n_parameters:,} parameters)"
+
+    def __call__(self, inputs: Any, **arguments: Any) -> Any:
+        """The module's own output, exactly; None if a `record(stop=True)` block ended the forward early."""
+        prepared = self.prepare(inputs)
+        positional, named = ((), prepared) if isinstance(prepared, Mapping) else (prepared, {})
+        try:
+            return self.module(*positional, **named, **arguments)
+        except Stopped:
+            return None
+
+    def logits(self, inputs: Any) -> Float[Tensor, "..."]:
+        """The output as one tensor: logits `[batch, position, d_vocab]` of a language model.
+
+        Raises VesaliusError if any logit is NaN or infinite.
+        """
+        output = self(inputs)
+        logits = output if isinstance(output, Tensor) else output["logits"] if isinstance(output, Mapping) else output[0]
+        if not torch.isfinite(logits).all():
+            raise VesaliusError(f"{self.name} computes NaN or infinite logits on this input; expected finite numbers")
+        return logits
+
+    # ---------------------------------------------------------------------------------------------------- its parts
+
+    @cached_property
+    def shape(self) -> Shape:
+        """The sizes of a known architecture."""
+        return self._known().shape(self.module)
+
+    n_layers = property(lambda self: self.shape.n_layers)
+    n_heads = property(lambda self: self.shape.n_heads)
+    n_kv_heads = property(lambda self: self.shape.n_kv_heads)
+    d_model = property(lambda self: self.shape.d_model)
+    d_head = property(lambda self: self.shape.d_head)
+    d_mlp = property(lambda self: self.shape.d_mlp)
+    d_vocab = property(lambda self: self.shape.d_vocab)
+    n_ctx = property(lambda self: self.shape.n_ctx)
+    n_parameters = property(lambda self: sum(p.numel() for p in self.module.parameters()))
+    device = property(lambda self: next(self.module.parameters()).device)
+    dtype = property(lambda self: next(self.module.parameters()).dtype)
+
+    @cached_property
+    def kinds(self) -> frozenset[str]:
+        """What this model has, as methods ask for it: tokens, attention, causal, attention_only, no_norm, mlp, tokenizer."""
+        kinds = {"tokenizer"} if self.tokenizer else set()
+        if self.architecture is None:
+            return frozenset(kinds)
+        has = {
+            "tokens": self.architecture.inputs == "tokens" and self.has("W_U"),
+            "attention": self.n_layers > 0 and "pattern" in self.architecture.sites,
+            "causal": self.architecture.causal,
+            "attention_only": self.d_mlp == 0,
+            "no_norm": self.architecture.norm == "none",
+            "mlp": self.n_layers > 0 and self.d_mlp > 0,
+        }
+        return frozenset(kinds | {kind for kind, present in has.items() if present})
+
+    def has(self, role: str) -> bool:
+        """Whether the architecture has weights of this role."""
+        return role in self._known().weights
+
+    def weight(self, role: str, layer: int | None = None) -> Tensor:
+        """A weight in the row-vector layout, without gradient: `W_Q` [head, d_model, d_head], `W_U` [d_model, d_vocab].
+
+        Raises VesaliusError for a role the architecture has not, or a layer out of range.
+        """
+        weights = self._known().weights
+        if role not in weights:
+            raise VesaliusError(f"{self.name} has no weight '{role}'; it has {', '.join(weights)}{nearest(role, weights)}")
+        if layer is not None and not 0 <= layer < self.n_layers:
+            raise VesaliusError(f"{self.name} has no layer {layer}; expected 0 to {self.n_layers - 1}")
+        return weights[role](self.module, 0 if layer is None else layer).detach()
+
+    def random_twin(self, seed: int = 0) -> "Model":
+        """The same network untrained: every matrix redrawn from N(0, its own sd), norm gains 1, biases 0."""
+        module = copy.deepcopy(self.module)
+        generator = torch.Generator().manual_seed(seed)
+        gain = 1.0 - (self.architecture.gain_offset if self.architecture else 0.0)
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                if parameter.dim() < 2:
+                    parameter.fill_(0.0 if name.endswith("bias") else gain)
+                else:
+                    sd = float(parameter.float().std())
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * sd)
+        return Model(
+            module,
+            None if self.prepare == self._prepare else self.prepare,
+            tokenizer=self.tokenizer,
+            bos=self.bos,
+            architecture=self.architecture,
+            name=f"{self.name} (random twin {seed})",
+        )
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 over the names, shapes, dtypes and bytes of all weights."""
+        digest = hashlib.sha256()
+        for name, tensor in self.module.state_dict().items():
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def _known(self) -> Architecture:
+        if self.architecture is None:
+            raise VesaliusError(f"{self.name} ({type(self.module).__name__}) is not a known architecture; its parts have no role names")
+        return self.architecture
+
+    # --------------------------------------------------------------------------------------------------------- text
+
+    def tokens(self, text: str | list[str]) -> Int[Tensor, "batch pos"]:
+        """Token ids of a text, or of several texts of one length, each beginning with `bos` if there is one.
+
+        Raises VesaliusError for an empty text, a missing tokenizer, or a text longer than the context.
+        """
+        rows = [self._encode(one) for one in ([text] if isinstance(text, str) else text)]
+        if len({len(row) for row in rows}) > 1:
+            raise VesaliusError(f"texts of {', '.join(str(len(r)) for r in rows)} tokens do not make one tensor; call the model on the list, which pads")
+        return torch.tensor(rows, device=self.device)
+
+    def token(self, text: str) -> int:
+        """The id of a text that is one single token."""
+        ids = self._tokenizer().encode(text, add_special_tokens=False).ids
+        if len(ids) != 1:
+            pieces = ", ".join(repr(piece) for piece in self.strings(ids))
+            raise VesaliusError(f"'{text}' is {len(ids)} tokens ({pieces}); expected a single token" + (f"; the nearest is {self.strings(ids)[0]!r}" if ids else ""))
+        return ids[0]
+
+    def strings(self, ids: Int[Tensor, "pos"] | list[int]) -> list[str]:
+        """Each token as text; `#12` for token 12 of a model without tokenizer."""
+        numbers = ids.tolist() if isinstance(ids, Tensor) else ids
+        if self.tokenizer is None:
+            return [f"#{number}" for number in numbers]
+        texts = [self.tokenizer.decode([number], skip_special_tokens=False) for number in numbers]
+        return [
+            text if text and "\N{REPLACEMENT CHARACTER}" not in text else self.tokenizer.id_to_token(number) or f"#{number}"
+            for number, text in zip(numbers, texts, strict=True)
+        ]
+
+    def _tokenizer(self) -> "Tokenizer":
+        if self.tokenizer is None:
+            raise VesaliusError(f"{self.name} has no tokenizer; expected token ids instead of text")
+        return self.tokenizer
+
+    def _encode(self, text: str) -> list[int]:
+        if not text:
+            raise VesaliusError("the text is empty; expected at least one character")
+        ids = self._tokenizer().encode(text, add_special_tokens=self.bos is None).ids
+        return ids if self.bos is None else [self.bos, *ids]
+
+    def _prepare(self, inputs: Any) -> Mapping[str, Any] | tuple:
+        """Text, texts (padded on the right, with a mask) or ids `[batch, pos]` to a token model's arguments."""
+        if self.architecture is None or self.architecture.inputs != "tokens":
+            return inputs if isinstance(inputs, Mapping | tuple) else (inputs,)
+        if isinstance(inputs, Mapping):
+            return inputs
+        if isinstance(inputs, str):
+            return self._checked(self.tokens(inputs), None)
+        if isinstance(inputs, list) and inputs and isinstance(inputs[0], str):
+            rows = [self._encode(text) for text in inputs]
+            longest = max(map(len, rows))
+            ids = torch.tensor([row + [self.bos or 0] * (longest - len(row)) for row in rows], device=self.device)
+            mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.device)
+            return self._checked(ids, None if bool(mask.all()) else mask)
+        ids = torch.as_tensor(inputs, device=self.device)
+        return self._checked(ids[None] if ids.dim() == 1 else ids, None)
+
+    def _checked(self, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None) -> Mapping[str, Any]:
+        if ids.dim() != 2 or ids.is_floating_point() or ids.numel() == 0:
+            raise VesaliusError(f"{self.name} was given a {ids.dtype} tensor of shape {tuple(ids.shape)}; expected token ids [batch, position]")
+        if ids.shape[1] > self.n_ctx:
+            raise VesaliusError(f"the input is {ids.shape[1]} tokens; {self.name} reads at most {self.n_ctx}")
+        largest, smallest = int(ids.max()), int(ids.min())
+        if largest >= self.weight("W_E").shape[0] or smallest < 0:
+            wrong = largest if smallest >= 0 else smallest
+            raise VesaliusError(f"token id {wrong} is out of range; {self.name} has ids 0 to {self.weight('W_E').shape[0] - 1}")
+        return {"input_ids": ids} if mask is None else {"input_ids": ids, "attention_mask": mask}
+
+
+def load(name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, download: bool = False) -> Model:
+    """Open a network by name: `zoo/NAME`, a local folder, a `.gguf` file, or a Hugging Face id.
+
+    Nothing is fetched unless `download` says so. Only safetensors, GGUF and `weights_only` files are read; a pickle
+    is refused. The weights are checked to be finite and the architecture's equations to hold.
+    """
+    from vesalius.architectures.equations import check_equations
+
+    parts = _read(str(name), dtype, download)
+    _check_finite(parts.module, parts.name)
+    model = Model(
+        parts.module.to(device=device, dtype=dtype), tokenizer=parts.tokenizer, bos=parts.bos, name=parts.name
+    )
+    if model.architecture is not None:
+        check_equations(model)
+    return model
+
+
+def _read(name: str, dtype: torch.dtype, download: bool) -> Parts:
+    from vesalius.formats import gguf, huggingface, zoo
+
+    path = Path(name).expanduser()
+    if name.startswith("zoo/"):
+        return zoo.read(name)
+    if (path / "card.json").is_file():
+        return zoo.read_folder(path)
+    if path.suffix == ".gguf":
+        return gguf.read(path, dtype=dtype)
+    return huggingface.read(name, dtype=dtype, download=download)
+
+
+def _check_finite(module: nn.Module, name: str) -> None:
+    for key, parameter in module.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise VesaliusError(f"weight '{key}' of {name} holds NaN or infinity; expected finite numbers")
