@@ -1,0 +1,248 @@
+"""The command line: every registered analysis as a command, derived from its signature, and a few of its own.
+
+    vesalius dissect MODEL            the battery that fits a model, as a study with a report
+    vesalius ANALYSIS MODEL           one analysis: a table, or --json, --save DIR, --figure FILE
+    vesalius models | sites | train   what there is to open, to point at, to train
+
+What a person can put right is one sentence on stderr: exit code 2, or 130 for an interruption, without a traceback
+unless --debug is given. `import vesalius` never imports this file.
+"""
+
+import inspect
+import json as json_format
+import re
+import sys
+import types
+import typing
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from vesalius.errors import VesaliusError, nearest
+
+if typing.TYPE_CHECKING:
+    from vesalius.method import Method
+    from vesalius.model import Model
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+MODEL = typer.Argument(help="zoo/NAME, a Hugging Face id, a local folder, or a GGUF file", show_default=False)
+PLAIN = (int, float, bool, str, Path)
+
+
+def main() -> None:
+    """The `vesalius` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    debug = "--debug" in arguments
+    words = [word for word in arguments if word != "--debug"] or ["--help"]
+    try:
+        code = typer.main.get_command(app)(words, standalone_mode=False) or 0
+    except (VesaliusError, OSError, TyperException) as error:
+        if debug:
+            raise
+        print(f"vesalius: {_sentence(error)}", file=sys.stderr)
+        return BAD_INPUT
+    if code == INTERRUPTED:
+        print("vesalius: interrupted", file=sys.stderr)
+    return code
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror.lower()}: {error.filename}" if error.filename else error.strerror.lower()
+    return error.format_message() if isinstance(error, TyperException) else str(error)
+
+
+class Commands(TyperGroup):
+    """The commands below, and one for each registered analysis, made when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *map(_dashed, _methods())]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        method = _methods().get(cmd_name.replace("-", "_"))
+        return None if method is None else _command(method)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            near = nearest(args[0], self.list_commands(ctx))
+            raise VesaliusError(f"there is no command '{args[0]}'{near}; 'vesalius --help' lists them all")
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(cls=Commands, add_completion=False, rich_markup_mode=None)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"vesalius {version('vesalius')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _vesalius(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Open a trained network and see what it computes, and how we know."""
+
+
+@app.command()
+def dissect(
+    model: Annotated[str, MODEL],
+    out: Annotated[Path | None, typer.Option(help="Folder of the study; runs/NAME if not given.")] = None,
+) -> int:
+    """Run every analysis that fits a model and write a study: report.html for people, study.json for programs."""
+    from vesalius.dissect import dissect
+    from vesalius.model import load
+    from vesalius.terminal import stdout, summary_table
+
+    opened = load(model)
+    dissection = dissect(opened, out=out)
+    console = stdout()
+    console.print(summary_table(dissection.headlines()))
+    for name, reason in {**dissection.skipped, **dissection.failed}.items():
+        console.print(f"{'failed' if name in dissection.failed else 'skipped'}: {name}: {reason}", markup=False)
+    console.print(f"\nThe report: {dissection.report}", markup=False, highlight=False, soft_wrap=True)
+    return BAD_INPUT if dissection.failed else 0
+
+
+@app.command()
+def models() -> None:
+    """List the networks that ship with Vesalius or lie in the local cache."""
+    from vesalius.model import zoo
+
+    for name, card in zoo().items():
+        print(f"{name:<20} {card.get('title', '')}".rstrip())
+
+
+@app.command()
+def sites(model: Annotated[str, MODEL]) -> None:
+    """List the addresses of a model: the roles of its architecture, and its modules."""
+    from vesalius.model import load
+
+    print("\n".join(addresses(load(model))))
+
+
+@app.command()
+def train(name: Annotated[str, typer.Argument(help="a network of the zoo, without 'zoo/'", show_default=False)]) -> None:
+    """Train a network of the zoo from nothing, by its recipe."""
+    from vesalius.recipes import train
+
+    print(train(name))
+
+
+def addresses(model: "Model") -> list[str]:
+    """The addresses of a model, one line each; modules that differ in numbers alone share a line."""
+    lines = ["roles"]
+    layers = f"@0-{model.n_layers - 1}" if model.architecture and model.n_layers else ""
+    for role, address in model.architecture.sites.items() if model.architecture else ():
+        lines.append(f"  {role + (layers if '{}' in address else ''):<20} {address.replace('{}', 'LAYER')}")
+    lines.append("modules (:in and :out)")
+    seen: dict[str, list[str]] = {}
+    for path, module in model.module.named_modules():
+        seen.setdefault(f"{re.sub(r'[0-9]+', '{}', path)} {type(module).__name__}", []).append(path)
+    for paths in seen.values():
+        first, last = paths[0], paths[-1]
+        kind = type(model.module.get_submodule(first)).__name__
+        lines.append(f"  {(first if first == last else f'{first} … {last}') or '(the whole network)':<60} {kind}")
+    return lines
+
+
+def _methods() -> "dict[str, Method]":
+    from vesalius.method import methods
+
+    return methods()
+
+
+def _command(method: "Method") -> Any:
+    """The command of one analysis: its parameters as options, its docstring as help."""
+
+    def command(model: str, json: bool, save: Path | None, figure: Path | None, **given: Any) -> None:
+        from vesalius.model import load
+        from vesalius.terminal import progress_of, stderr, stdout, summary_table
+
+        defaults = {name: parameter.default for name, parameter in method.parameters.items()}
+        chosen = {name: value for name, value in given.items() if value not in (defaults[name], (), [])}
+        opened = load(model)
+        with progress_of(1) as begin:
+            begin(method.name)
+            result = method.function(opened, **chosen)
+        if save is not None:
+            stderr().print(f"saved in {result.save(save)}", markup=False, highlight=False)
+        if figure is not None:
+            result.figure().save(figure)
+            stderr().print(f"drawn in {figure}", markup=False, highlight=False)
+        if json:
+            print(json_format.dumps(result.to_json()))
+        else:
+            stdout().print(summary_table((method.name, headline) for headline in result.headlines()))
+
+    first = inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[str, MODEL])
+    options = [_option(parameter) for parameter in method.parameters.values() if option_type(parameter.annotation)]
+    own = [
+        _keyword("json", bool, False, typer.Option("--json", help="Print the whole result as JSON.")),
+        _keyword("save", Path | None, None, typer.Option(help="Save the result as this folder.", metavar="DIR")),
+        _keyword("figure", Path | None, None, typer.Option(help="Draw the figure: .html, .svg, .png or .pdf.", metavar="FILE")),
+    ]
+    parameters = [first, *options, *own]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    single.command(_dashed(method.name), help=_help(method))(command)
+    return typer.main.get_command(single)
+
+
+def _option(parameter: inspect.Parameter) -> inspect.Parameter:
+    default = None if parameter.default == () else parameter.default
+    kind = option_type(parameter.annotation)
+    return _keyword(parameter.name, kind if default is not None else kind | None, default, typer.Option())
+
+
+def _keyword(name: str, kind: Any, default: Any, option: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, option], default=default)
+
+
+def option_type(annotation: Any) -> Any:
+    """The type of a command-line option for a parameter's annotation, or None where a word cannot stand for it.
+
+    >>> option_type(int | None), option_type(list[str]), option_type(str | Path), option_type(dict)
+    (<class 'int'>, list[str], <class 'str'>, None)
+    """
+    kinds = [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType]
+    if len(kinds) > 1:
+        return str if set(kinds) == {str, Path} else None
+    kind = kinds[0]
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if kind in PLAIN or origin is typing.Literal:
+        return kind
+    if origin in (list, tuple) and inner and inner[0] in PLAIN and set(inner[1:]) <= {Ellipsis}:
+        return list[inner[0]]
+    return None
+
+
+def _help(method: "Method") -> str:
+    """The docstring up to its example."""
+    return (inspect.getdoc(method.function) or "").partition(">>>")[0].strip()
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+if __name__ == "__main__":
+    main()

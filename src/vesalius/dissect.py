@@ -1,0 +1,126 @@
+"""The main job: run every analysis that fits a model, and write down what was found as a study with a report.
+
+1. An analysis fits if the model has all that it needs; the others are listed with what is missing.
+2. They run from the tokens inwards: what the embedding alone predicts, what single heads add, what pairs of heads do.
+3. One that cannot do its work on this model is recorded with its reason, and the rest goes on.
+4. All is written into a folder beside the final one and renamed at the end, so that a study that exists is whole.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from vesalius.errors import VesaliusError
+from vesalius.method import Method, methods
+from vesalius.model import Model
+from vesalius.report import write_report
+from vesalius.result import Headline, Result
+from vesalius.study import Study
+from vesalius.terminal import duration, progress_of
+
+ORDER = (
+    "bigrams", "skip_trigrams", "copying_heads", "composition", "induction_heads", "term_importance",
+    "attention_patterns", "logit_lens", "direct_logit_attribution", "in_context_learning",
+)  # fmt: skip
+"""The order in which the battery reads; analyses that are not named follow by name."""
+
+
+@dataclass(frozen=True)
+class Dissection:
+    """A finished dissection: where it lies, what was found, and what was not done and why."""
+
+    folder: Path
+    results: dict[str, Result]
+    skipped: dict[str, str]
+    """Analysis → what the model lacks for it."""
+    failed: dict[str, str]
+    """Analysis → the error it ended with."""
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    def headlines(self) -> list[tuple[str, Headline]]:
+        """Every claim with the analysis that makes it."""
+        return [(name, headline) for name, result in self.results.items() for headline in result.headlines()]
+
+
+def dissect(model: Model, *, out: str | Path | None = None) -> Dissection:
+    """Run the battery that fits `model`, and write the study into `out` (`runs/NAME` by default).
+
+    Raises VesaliusError if nothing fits, or if `out` is a folder that holds something other than a study.
+    """
+    folder = Path(out) if out is not None else Path("runs") / re.sub(r"[^\w.-]+", "-", model.name).strip("-")
+    fitting, skipped = battery(model)
+    if not fitting:
+        raise VesaliusError(f"no analysis fits {model.name}, which has {', '.join(sorted(model.kinds)) or 'no known architecture'}")
+    partial = _beside(folder)
+    try:
+        results, failed = _run(model, fitting)
+        study = Study(partial)
+        study.title = f"Dissection of {model.name}"
+        study.text = _introduction(model, results, skipped, failed)
+        for name, result in results.items():
+            study.add(result, text=fitting[name].headline)
+        write_report(study, partial / "report.html")
+        _replace(folder, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Dissection(folder, results, skipped, failed)
+
+
+def battery(model: Model) -> tuple[dict[str, Method], dict[str, str]]:
+    """The analyses that fit a model in reading order, and for each of the others what it needs and has not.
+
+    >>> from vesalius.testbed import random_attn
+    >>> fitting, skipped = battery(random_attn(n_layers=0))
+    >>> "copying_heads" in fitting, skipped["copying_heads"]
+    (False, 'the model has no attention')
+    """
+    place = {name: number for number, name in enumerate(ORDER)}
+    ordered = sorted(methods().items(), key=lambda item: (place.get(item[0], len(ORDER)), item[0]))
+    missing = {name: sorted(method.missing(model)) for name, method in ordered}
+    skipped = {name: f"the model has no {', no '.join(kinds)}" for name, kinds in missing.items() if kinds}
+    return {name: method for name, method in ordered if not missing[name]}, skipped
+
+
+def _run(model: Model, fitting: dict[str, Method]) -> tuple[dict[str, Result], dict[str, str]]:
+    results: dict[str, Result] = {}
+    failed: dict[str, str] = {}
+    with progress_of(len(fitting)) as begin:
+        for name, method in fitting.items():
+            begin(name)
+            try:
+                results[name] = method.function(model)
+            except VesaliusError as error:
+                failed[name] = str(error)
+    return results, failed
+
+
+def _introduction(model: Model, results: dict[str, Result], skipped: dict[str, str], failed: dict[str, str]) -> str:
+    seconds = sum(result.provenance["seconds"] for result in results.values())
+    lines = [
+        f"{model!r}, weights {model.hash[:12]}.",
+        f"{len(results)} analyses in {duration(seconds)}.",
+        *(f"Failed: {name}: {reason}." for name, reason in failed.items()),
+        *(f"Skipped: {name}: {reason}." for name, reason in skipped.items()),
+    ]
+    return "\n".join(lines)
+
+
+def _beside(folder: Path) -> Path:
+    """A fresh hidden folder next to `folder`, which must be new, empty, or a study."""
+    if folder.exists() and not (folder.is_dir() and ((folder / "study.json").exists() or not any(folder.iterdir()))):
+        raise VesaliusError(f"'{folder}' exists and is not a study; expected a new or empty folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+
+
+def _replace(folder: Path, partial: Path) -> None:
+    partial.chmod(0o755)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)
