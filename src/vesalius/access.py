@@ -13,7 +13,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -29,6 +29,7 @@ from vesalius.site import ATTENTION_PORTS, GLOBAL_ROLES, Index, Site
 Edit = Callable[[Tensor], Tensor]
 
 
+@runtime_checkable
 class Opened(Protocol):
     """What `record` and `intervene` need of a model."""
 
