@@ -55,4 +55,4 @@ def handwritten_induction(*, d_vocab: int = 41, n_ctx: int = 49) -> Model:
         induction.v_proj.weight[token[1:], here[1:]] = 1.0
         induction.o_proj.weight[predicted[1:], token[1:]] = LOUDNESS
         module.unembed.weight[token, predicted] = 1.0
-    return Model(module, name="handwritten-induction")
+    return Model(module, bos=0, name="handwritten-induction")

@@ -37,7 +37,7 @@ def induction_checkpoints(steps: Iterable[int], *, n_layers: int = 2, seed: int 
     for step in range(steps[-1] + 1):
         if step in steps:
             name = f"induction-task-{n_layers}l-seed-{seed}-step-{step}"
-            kept[step] = Model(copy.deepcopy(module).requires_grad_(False), name=name)
+            kept[step] = Model(copy.deepcopy(module).requires_grad_(False), bos=0, name=name)
         for group in optimiser.param_groups:
             group["lr"] = 3e-3 * min(1.0, (step + 1) / 50)
         ids = repeated_blocks(64, generator)

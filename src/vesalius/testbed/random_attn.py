@@ -29,4 +29,4 @@ def random_attn(
         n_layers=n_layers, d_model=d_model, n_heads=n_heads, d_vocab=d_vocab, n_ctx=n_ctx,
         d_mlp=d_mlp, norm=norm, positions=positions, seed=seed,
     )  # fmt: skip
-    return Model(module, name=f"random-attn-{n_layers}l-seed-{seed}")
+    return Model(module, bos=0, name=f"random-attn-{n_layers}l-seed-{seed}")
