@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -101,7 +101,7 @@ class Result:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path) -> "Result":
         """Read a saved result; as `Result.load` any kind, as a subclass that kind only."""
         folder = Path(folder)
         path = folder / "result.json"
