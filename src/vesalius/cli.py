@@ -14,7 +14,6 @@ import re
 import sys
 import types
 import typing
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from vesalius import __version__
 from vesalius.errors import VesaliusError, nearest
 
 if typing.TYPE_CHECKING:
@@ -87,7 +87,7 @@ app = typer.Typer(cls=Commands, add_completion=False, rich_markup_mode=None)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"vesalius {version('vesalius')}")
+        print(f"vesalius {__version__}")
         raise typer.Exit
 
 
