@@ -1,0 +1,256 @@
+"""The equations an architecture's table must satisfy, checked on the network itself.
+
+A table of addresses and slices is right exactly when the forward pass can be written with it. On a few random
+inputs, everything is recorded once and compared with what the weights say (row vectors, norm(x) = the family's):
+
+    embed           embed = W_E[ids] + W_pos
+    residual        resid_post = resid_pre + attn_out + mlp_out, and resid_mid halfway where there is one
+    pattern rows    every row of a pattern sums to 1, and looks at nothing later if the family is causal
+    scores          pattern = softmax(q kᵀ / √d_head), q = norm1(x) W_Q + b_Q, k likewise; with rotary positions
+                    q·k at one position, which turning both leaves alone, and softmax of the turned ones
+    values          v = norm1(x) W_V + b_V
+    mixing          z = pattern · v
+    attention out   attn_out = Σ_h z_h W_O^h + b_O
+    neurons         neurons = act(norm2(x) W_in + b_in), or act(x W_gate + b_gate) · (x W_in + b_in)
+    mlp out         mlp_out = neurons W_out + b_out
+    logits          logits = norm_final(resid_post of the last layer) W_U + b_U
+
+The error of an equation is the largest absolute difference divided by the largest absolute value: 0 is exact.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vesalius.access import record
+from vesalius.architectures import Architecture, Shape
+from vesalius.errors import VesaliusError
+
+Norm = Callable[[Tensor, str], Tensor]
+
+
+class Opened(Protocol):
+    """What the equations need of a model."""
+
+    module: nn.Module
+    architecture: Architecture | None
+    name: str
+    shape: Shape
+
+    def weight(self, role: str, layer: int | None = None) -> Tensor: ...
+
+    def has(self, role: str) -> bool: ...
+
+
+def check_equations(model: Opened, *, positions: int = 6, seed: int = 0) -> dict[str, float]:
+    """The largest relative error of every equation, over the first, second, middle and last layer.
+
+    Raises VesaliusError naming the first equation that is off by more than rounding (1e-4 in float32), and the
+    layer. A model without a known architecture has no equations: the result is empty.
+    """
+    if model.architecture is None:
+        return {}
+    inputs = example(model, positions=positions, seed=seed)
+    depth = model.shape.n_layers
+    layers = sorted({0, 1, depth // 2, depth - 1} & set(range(depth)))
+    wanted = [
+        f"{role}@{layer}"
+        for role in model.architecture.sites
+        for layer in layers
+        if role not in ("embed", "logits")
+    ]
+    with torch.no_grad(), record(model, [*wanted, "embed", "logits"]) as acts:
+        model.module(inputs)
+        values = {site: value.float() for site, value in acts.items()}
+        found: dict[str, float] = {}
+        for layer in layers:
+            here = {
+                role: values[f"{role}@{layer}"]
+                for role in model.architecture.sites
+                if f"{role}@{layer}" in values
+            }
+            for name, error in layer_errors(model, here, layer).items():
+                found[name] = max(found.get(name, 0.0), demand(model, name, error, layer))
+        for name, error in end_errors(model, inputs, values, layers[-1]).items():
+            found[name] = demand(model, name, error, None)
+    return found
+
+
+def example(model: Opened, *, positions: int, seed: int) -> Tensor:
+    """A batch of two random inputs: token ids, or an image."""
+    generator, weights = torch.Generator().manual_seed(seed), next(model.module.parameters())
+    if model.architecture.inputs == "tokens":
+        shape = (2, min(positions, model.shape.n_ctx))
+        return torch.randint(0, model.shape.d_vocab, shape, generator=generator).to(weights.device)
+    config = model.module.config
+    image = torch.randn(2, config.num_channels, config.image_size, config.image_size, generator=generator)
+    return image.to(weights)
+
+
+def demand(model: Opened, equation: str, error: float, layer: int | None) -> float:
+    """`error`, if it is small enough for the precision the model computes in."""
+    allowed = max(1e-4, 8 * torch.finfo(next(model.module.parameters()).dtype).eps)
+    if not error <= allowed:
+        where = "" if layer is None else f" at layer {layer}"
+        raise VesaliusError(
+            f"{model.name} breaks the equation '{equation}' of the architecture {model.architecture.name}{where}: "
+            f"relative error {error:.2g}, expected at most {allowed:.2g}"
+        )
+    return error
+
+
+def relative_error(got: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference over the largest absolute value."""
+    return float((got.reshape(expected.shape) - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+
+
+def layer_errors(model: Opened, here: dict[str, Tensor], layer: int) -> dict[str, float]:
+    """Errors of the equations of one layer; `here` holds the layer's recorded roles."""
+    family = model.architecture
+    norm = norm_of(model, layer)
+
+    def weight(role: str) -> Tensor:
+        return model.weight(role, layer).float()
+
+    x, z, pattern = here["resid_pre"], here["z"], here["pattern"]
+    batch_pos = x.shape[:-1]
+    added = here["attn_out"].reshape(*batch_pos, -1)
+    mlp_out = here["mlp_out"].reshape(*batch_pos, -1) if "mlp_out" in here else torch.zeros_like(x)
+    read = x if family.residual == "post_norm" else norm(x, "norm1")
+
+    errors = {"pattern rows": relative_error(pattern.sum(-1), torch.ones_like(pattern[..., 0]))}
+    if family.causal:
+        errors["pattern rows"] += float(pattern.triu(1).abs().max())
+    if family.residual == "post_norm":
+        middle = norm(x + added, "norm1")
+        errors["residual"] = relative_error(here["resid_post"], norm(middle + mlp_out, "norm2"))
+    else:
+        middle = x + added
+        errors["residual"] = relative_error(here["resid_post"], middle + mlp_out)
+    if "resid_mid" in here:
+        errors["residual"] = max(errors["residual"], relative_error(here["resid_mid"], middle))
+
+    errors |= score_errors(model, here, read, layer)
+    v = einsum(read, weight("W_V"), "batch pos d, head d e -> batch head pos e") + weight("b_V")[:, None]
+    errors["values"] = relative_error(here["v"], for_each_query_head(v, model))
+    errors["mixing"] = relative_error(z, pattern @ here["v"])
+    out = einsum(z, weight("W_O"), "batch head pos e, head e d -> batch pos d") + weight("b_O")
+    errors["attention out"] = relative_error(added, norm(out, "norm1_post"))
+
+    if "neurons" in here:
+        neurons = here["neurons"].reshape(*batch_pos, -1)
+        source = {"parallel": x, "sequential": middle, "post_norm": middle}[family.residual]
+        source = source if family.residual == "post_norm" else norm(source, "norm2")
+        act = activation_of(model, layer)
+        up = source @ weight("W_in") + weight("b_in")
+        gated = act(source @ weight("W_gate") + weight("b_gate")) * up if model.has("W_gate") else act(up)
+        errors["neurons"] = relative_error(neurons, gated)
+        errors["mlp out"] = relative_error(
+            mlp_out, norm(neurons @ weight("W_out") + weight("b_out"), "norm2_post")
+        )
+    return errors
+
+
+def score_errors(model: Opened, here: dict[str, Tensor], read: Tensor, layer: int) -> dict[str, float]:
+    """Queries and keys from the weights against the pattern, and against the turned ones if positions are rotary."""
+    family, norm = model.architecture, norm_of(model, layer)
+    placed = read
+    if family.positions == "shortformer":
+        placed = read + model.weight("W_pos")[: read.shape[1]].float()
+
+    def heads(name: str) -> Float[Tensor, "batch head pos d_head"]:
+        projected = einsum(
+            placed, model.weight(f"W_{name}", layer).float(), "batch pos d, head d e -> batch pos head e"
+        )
+        projected = projected + model.weight(f"b_{name}", layer).float()
+        normed = norm(projected, f"norm_{name.lower()}")
+        return for_each_query_head(rearrange(normed, "batch pos head e -> batch head pos e"), model)
+
+    q, k = heads("Q"), heads("K")
+    if family.positions != "rotary":
+        return {"scores": pattern_error(model, here["pattern"], q @ k.mT * model.shape.d_head**-0.5)}
+    content, turned = (q * k).sum(-1), (here["q"] * here["k"]).sum(-1)
+    scale = (content * turned).sum() / turned.square().sum()  # some families scale q before they turn it
+    scores = scale * here["q"] @ here["k"].mT * model.shape.d_head**-0.5
+    return {
+        "scores": max(relative_error(scale * turned, content), pattern_error(model, here["pattern"], scores)),
+    }
+
+
+def pattern_error(model: Opened, pattern: Tensor, scores: Tensor) -> float:
+    """Pattern against softmax of scores; what the network masks (exact zeros) is masked here too."""
+    if model.has("attn_softcap"):
+        cap = model.weight("attn_softcap").float()
+        scores = cap * torch.tanh(scores / cap)
+    return relative_error(scores.masked_fill(pattern == 0, -torch.inf).softmax(-1), pattern)
+
+
+def end_errors(model: Opened, inputs: Tensor, values: dict[str, Tensor], last: int) -> dict[str, float]:
+    """Errors of the equations at both ends of the network."""
+    norm = norm_of(model, last)
+
+    def weight(role: str) -> Tensor:
+        return model.weight(role, last).float()
+
+    x = values[f"resid_post@{last}"]
+    if model.has("W_head"):
+        x = activation_of(model, last)(x @ weight("W_head") + weight("b_head"))
+    logits = norm(x, "norm_final") @ weight("W_U") + weight("b_U")
+    if values["logits"].dim() == 2:  # a classifier reads the first position
+        logits = logits[:, 0]
+    return {
+        "embed": relative_error(values["embed"], norm(embedding(model, inputs), "norm_embed")),
+        "logits": relative_error(values["logits"], logits),
+    }
+
+
+def embedding(model: Opened, inputs: Tensor) -> Float[Tensor, "batch pos d_model"]:
+    """What enters the first block, before any norm, from W_E and W_pos."""
+    table = model.weight("W_E")
+    if model.architecture.inputs == "tokens":
+        embedded = table[inputs].float()
+    else:
+        size = model.module.config.patch_size
+        patches = rearrange(
+            inputs.float(),
+            "batch channel (row a) (column b) -> batch (row column) (channel a b)",
+            a=size,
+            b=size,
+        )
+        first = model.weight("W_cls").float().expand(len(inputs), 1, -1)
+        embedded = torch.cat([first, patches @ table.float() + model.weight("b_E").float()], 1)
+    if model.architecture.positions == "residual":
+        embedded = embedded + model.weight("W_pos")[: embedded.shape[1]].float()
+    return embedded
+
+
+def norm_of(model: Opened, layer: int) -> Norm:
+    """The family's norm by the role of its gain; a role the family lacks leaves its input alone."""
+
+    def norm(x: Tensor, role: str) -> Tensor:
+        if not model.has(role):
+            return x
+        weight = model.weight(role, layer).float()
+        axes = tuple(range(-weight.dim(), 0))  # OLMo 2 normalises queries over all heads together
+        if model.architecture.norm == "layer":
+            x = x - x.mean(axes, keepdim=True)
+        x = x * torch.rsqrt(x.square().mean(axes, keepdim=True) + model.weight("eps").item()) * weight
+        return x + model.weight(f"{role}_bias", layer).float() if model.has(f"{role}_bias") else x
+
+    return norm
+
+
+def activation_of(model: Opened, layer: int) -> Callable[[Tensor], Tensor]:
+    """The MLP's own nonlinearity."""
+    return model.module.get_submodule(model.architecture.activation.format(layer))
+
+
+def for_each_query_head(
+    kv: Float[Tensor, "batch kv pos e"], model: Opened
+) -> Float[Tensor, "batch head pos e"]:
+    """Grouped keys or values, repeated for every query head that shares them."""
+    return kv.repeat_interleave(model.shape.n_heads // kv.shape[1], dim=1)
