@@ -76,7 +76,7 @@ def method(*, needs: Iterable[str] = ()) -> Callable[[Callable[..., Result]], Ca
         _check_signature(function)
 
         @functools.wraps(function)
-        def run(model: Model, **parameters: Any) -> Result:
+        def run(model: Any, **parameters: Any) -> Result:
             if not isinstance(model, Model):
                 raise VesaliusError(f"{name} was given a {type(model).__name__}; expected a Model, as vs.load or vs.Model give")
             missing = needed - model.kinds
