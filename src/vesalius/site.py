@@ -21,11 +21,12 @@ GLOBAL_ROLES = ("embed", "logits")
 ROLES = (*LAYERED_ROLES, *GLOBAL_ROLES)
 
 _GRAMMAR = re.compile(
-    r"(?P<name>[A-Za-z0-9_.]*)"
+    r"(?P<name>[^@:#\[\]\s]*)"
     r"(?:@(?P<layers>\*|[\d,\-]+))?"
     r"(?::(?P<port>\w+))?"
     r"(?:#(?P<call>\d+))?"
-    r"(?:\[(?P<index>[^\]]*)\])?"
+    r"(?:\[(?P<index>[^\]]*)\])?",
+    re.ASCII,
 )
 _FORM = "PATH[:PORT][#CALL][INDEX] or ROLE@LAYER[INDEX]"
 
