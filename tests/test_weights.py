@@ -1,0 +1,250 @@
+"""Circuits as factors: everything asked of the factors is what the multiplied-out matrix says."""
+
+import jaxtyping
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vesalius.access import record
+from vesalius.architectures.toy import ToyTransformer
+from vesalius.errors import VesaliusError
+from vesalius.model import Model
+from vesalius.weights import circuits
+from vesalius.weights.factored import Factored
+from vesalius.weights.top_k import top_k
+
+sizes = st.integers(1, 12)
+batches = st.sampled_from([(), (3,), (2, 3)])
+
+
+def random_factored(m, r, n, batch=(), seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    left = torch.randn(*batch, m, r, generator=draw, dtype=torch.float64)
+    return Factored(left, torch.randn(*batch, r, n, generator=draw, dtype=torch.float64))
+
+
+def close(one, other, tolerance=1e-10):
+    torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+@settings(deadline=None, max_examples=30)
+@given(m=sizes, r=sizes, n=sizes, r2=sizes, p=sizes, batch=batches)
+def test_factored_is_the_dense_matrix(m, r, n, r2, p, batch):
+    matrix, other = random_factored(m, r, n, batch), random_factored(n, r2, p, batch, seed=1)
+    dense = matrix.dense()
+    assert matrix.shape == dense.shape
+    close(matrix.T.dense(), dense.mT)
+    close((-matrix).dense(), -dense)
+    close((matrix @ other).dense(), dense @ other.dense())
+    assert (matrix @ other).rank == min(r, r2)
+    close((matrix @ other.dense()).dense(), dense @ other.dense())
+    close((dense @ other).dense(), dense @ other.dense())
+    close(matrix.norm(), torch.linalg.matrix_norm(dense))
+    close(matrix.rows([0, m - 1]), dense[..., [0, m - 1], :])
+    close(matrix.columns(n - 1), dense[..., :, n - 1])
+    close(matrix.columns([n - 1, 0]), dense[..., :, [n - 1, 0]])
+    close(Factored.sum([matrix, random_factored(m, r2, n, batch, seed=2)]).dense(),
+          dense + random_factored(m, r2, n, batch, seed=2).dense())  # fmt: skip
+    close(matrix.centred("columns").dense(), dense - dense.mean(-1, keepdim=True))
+    both = (
+        dense
+        - dense.mean(-1, keepdim=True)
+        - dense.mean(-2, keepdim=True)
+        + dense.mean((-2, -1), keepdim=True)
+    )
+    close(matrix.centred("both").dense(), both)
+
+
+@settings(deadline=None, max_examples=25)
+@given(m=sizes, r=sizes, n=sizes, batch=batches)
+def test_svd_is_that_of_the_dense_matrix(m, r, n, batch):
+    matrix = random_factored(m, r, n, batch)
+    U, S, Vh = matrix.svd()
+    close((U * S[..., None, :]) @ Vh, matrix.dense())
+    close(S, torch.linalg.svdvals(matrix.dense())[..., : S.shape[-1]])
+    close(U.mT @ U, torch.eye(S.shape[-1], dtype=torch.float64).expand(*batch, -1, -1))
+
+
+@pytest.mark.parametrize("size, rank", [(600, 16), (5, 9)])
+def test_eigenvalues_come_from_the_small_product(size, rank):
+    """G1: W_E W_OV W_U of V = 600, d = 96, h = 16 has the eigenvalues of an h x h matrix."""
+    W_E, circuit, W_U = (random_factored(a, r, b, seed=s) for s, (a, r, b) in
+                         enumerate([(size, 96, 96), (96, rank, 96), (96, 96, size)]))  # fmt: skip
+    matrix = W_E.dense() @ circuit @ W_U.dense()
+    dense = torch.linalg.eigvals(matrix.dense())
+    dense = dense[dense.abs().argsort(descending=True)][:rank]
+    found = matrix.eigenvalues()
+    assert len(found) == min(rank, size)
+    distance = (found[:, None] - dense).abs().amin(1)
+    assert (distance / dense.abs().max()).max() < 1e-6
+    close(found.sum(), dense.sum(), 1e-9)
+
+
+def test_errors_say_the_shapes():
+    matrix = random_factored(3, 2, 4)
+    for wrong in (
+        matrix.eigenvalues,
+        matrix.diagonal,
+        lambda: matrix[0],
+        lambda: Factored(matrix.left, matrix.left),
+    ):
+        with pytest.raises(VesaliusError, match="3"):
+            wrong()
+    with pytest.raises(VesaliusError, match="one shape"):
+        Factored.sum([matrix, matrix.T])
+    close(random_factored(4, 2, 4).diagonal(), random_factored(4, 2, 4).dense().diagonal())
+
+
+def ranked_dense(dense, k):
+    """Reference: a stable sort, so that equal values keep the order of their index."""
+    values, indices = dense.sort(dim=1, descending=True, stable=True)
+    return values[:, :k], indices[:, :k]
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    m=st.integers(1, 40), n=st.sampled_from([1, 5, 63, 600, 1024, 1025, 2500]), k=st.integers(1, 90),
+    integers=st.booleans(), block=st.sampled_from([1, 7, 128]), centre=st.sampled_from([None, "rows"]),
+)  # fmt: skip
+def test_top_k_is_a_stable_sort(m, n, k, integers, block, centre):
+    draw = torch.Generator().manual_seed(m * n)
+    left, right = (torch.randn(*s, generator=draw, dtype=torch.float64) for s in ((m, 3), (3, n)))
+    if integers:  # many ties, and sums without rounding
+        left, right, centre = left.round(), right.round(), None
+    matrix, k = Factored(left, right), min(k, n)
+    for ranked, dense in (
+        (top_k(matrix, k, centre=centre, block=block), matrix.centred(centre).dense()),
+        (top_k(matrix.T, k, centre=None, along="columns", block=block), matrix.dense()),
+    ):
+        values, indices = ranked_dense(dense, k)
+        close(ranked.values, values)
+        close(dense.gather(1, ranked.indices), values)
+        assert all(len(set(row)) == k for row in ranked.indices.tolist())
+        if integers:
+            assert torch.equal(ranked.indices, indices)
+
+
+def test_top_k_removes_what_softmax_ignores():
+    matrix = random_factored(30, 4, 50)
+    shifted = Factored.sum(
+        [matrix, Factored(torch.arange(30.0).double()[:, None], torch.ones(1, 50).double())]
+    )
+    close(shifted.top_k(3).values, matrix.top_k(3).values)
+    close(shifted.top_k(3, along="columns").values, matrix.top_k(3, along="columns").values)
+    assert not torch.equal(
+        shifted.top_k(3, along="columns", centre=None).indices, matrix.top_k(3, along="columns").indices
+    )
+    assert matrix.top_k(3, along="columns").values.shape == (50, 3)
+
+
+def test_top_k_refuses_what_has_no_order():
+    matrix = random_factored(3, 2, 4)
+    for wrong in (
+        Factored(matrix.left * torch.nan, matrix.right),
+        Factored(matrix.left, matrix.right * torch.inf),
+    ):
+        with pytest.raises(VesaliusError, match="NaN"):
+            wrong.top_k(1)
+    with pytest.raises(VesaliusError, match="4 entries"):
+        matrix.top_k(5)
+    with pytest.raises(VesaliusError, match="batch"):
+        random_factored(3, 2, 4, batch=(2,)).top_k(1)
+
+
+def toy(**changes):
+    sizes = {"n_layers": 2, "d_model": 16, "n_heads": 2, "d_vocab": 11, "n_ctx": 9, "norm": True} | changes
+    model = Model(ToyTransformer(**sizes))
+    draw = torch.Generator().manual_seed(3)
+    for name, weight in model.module.named_parameters():
+        if "norm" in name:
+            weight.data += 0.3 * torch.randn(weight.shape, generator=draw)
+    return model
+
+
+def test_circuits_without_folding_are_products_of_weights():
+    model = toy()
+    W_E, W_U = model.weight("W_E"), model.weight("W_U")
+    W_Q, W_K, W_V, W_O = (model.weight(role, 1)[1] for role in ("W_Q", "W_K", "W_V", "W_O"))
+    ignore = {"norm": "ignore"}
+    close(circuits.full_qk(model, 1, 1, **ignore).dense(), W_E @ W_Q @ W_K.T @ W_E.T / 8**0.5, 1e-4)
+    close(circuits.full_ov(model, 1, 1, **ignore).dense(), W_E @ W_V @ W_O @ W_U, 1e-4)
+    close(circuits.direct_path(model, **ignore).dense(), W_E @ W_U, 1e-4)
+    several = circuits.full_ov(model, 1, [1, (0, 1)], **ignore)
+    one, other = circuits.full_ov(model, 1, 1, **ignore), circuits.full_ov(model, 0, 1, **ignore)
+    close(several.dense(), one.dense() + other.dense(), 1e-4)
+
+
+def test_folding_does_what_the_norm_does_up_to_its_scale():
+    """Where the norms' scales are put back by hand, the folded circuits are the model."""
+    model = toy(n_layers=1, positions="rotary")  # at relative offset 0 rotation does nothing
+    for name, weight in model.module.named_parameters():
+        if "norm" in name and name.endswith("bias"):
+            weight.data.zero_()
+    ids = torch.arange(11)[:, None]  # texts of one token: each attends to itself
+    W_E = model.weight("W_E")
+    with record(model, ["resid_post@0", "q@0", "k@0"]) as acts:
+        logits = model.logits(ids)[:, 0]
+    resid = acts["resid_post@0"][:, 0]
+    scale_1, scale_f = ((x.var(1, correction=0, keepdim=True) + 1e-5).sqrt() for x in (W_E, resid))
+    ov = circuits.full_ov(model, 0, [0, 1])
+    expected = (circuits.direct_path(model).dense() + ov.dense() / scale_1) / scale_f
+    close(logits - logits.mean(1, keepdim=True), expected, 1e-4)
+    scores = torch.einsum("qhd,khd->hqk", acts["q@0"][:, :, 0], acts["k@0"][:, :, 0]) / 8**0.5
+    for head in range(2):
+        close(scores[head], circuits.full_qk(model, 0, head).dense() / scale_1 / scale_1.T, 1e-4)
+
+
+def family(name, **sizes):
+    import transformers
+
+    config = getattr(transformers, f"{name}Config" if name != "Gemma3" else "Gemma3TextConfig")(
+        vocab_size=19, hidden_size=24, num_hidden_layers=1, num_attention_heads=4, intermediate_size=24,
+        attn_implementation="sdpa", pad_token_id=0, bos_token_id=1, eos_token_id=1, **sizes,
+    )  # fmt: skip
+    model = Model(getattr(transformers, f"{name}ForCausalLM")(config))
+    draw = torch.Generator().manual_seed(3)
+    for weight in model.module.parameters():
+        weight.data = 0.3 * torch.randn(weight.shape, generator=draw)
+    return model
+
+
+@pytest.mark.parametrize(
+    "name, sizes",
+    [
+        ("Llama", {"num_key_value_heads": 2}),
+        ("Olmo2", {"num_key_value_heads": 2}),
+        ("Gemma3", {"num_key_value_heads": 1, "head_dim": 8}),
+    ],
+)
+def test_shared_keys_and_every_place_of_a_norm(name, sizes):
+    """The share of each head in attn_out of one-token texts is its OV circuit, up to the norms' scales."""
+    model = family(name, **sizes)
+    ids = torch.arange(19)[:, None]
+    with record(model, ["resid_pre@0", "attn_out@0", "q@0", "k@0"]) as acts:
+        model(ids)
+    resid, out = acts["resid_pre@0"][:, 0], acts["attn_out@0"][:, 0]
+    summed = sum(resid @ circuits.ov(model, 0, head).dense() for head in range(4))
+    close(torch.nn.functional.normalize(out, dim=1), torch.nn.functional.normalize(summed, dim=1), 1e-4)
+    for head in range(4):
+        scores = (acts["q@0"][:, head, 0] * acts["k@0"][:, head, 0]).sum(1)
+        folded = torch.einsum("td,de,te->t", resid, circuits.qk(model, 0, head).dense(), resid)
+        assert torch.equal(scores.sign(), folded.sign())
+
+
+def test_circuits_refuse_heads_that_are_not_there():
+    model = toy()
+    for wrong in (
+        lambda: circuits.qk(model, 0, 2),
+        lambda: circuits.ov(model, 2, 0),
+        lambda: circuits.full_ov(model, 0, []),
+        lambda: circuits.qk(model, 0, 0, norm="unfold"),
+    ):
+        with pytest.raises((VesaliusError, jaxtyping.TypeCheckError)):
+            wrong()
+
+
+def test_norm_handling_says_what_was_done():
+    assert "scale and biases ignored" in circuits.norm_handling(toy(), "fold")
+    assert "relative offset 0" in circuits.norm_handling(toy(positions="rotary"), "ignore")
+    assert circuits.norm_handling(toy(norm=False), "fold").startswith("no norm; content only")
