@@ -227,9 +227,9 @@ class Model:
         if ids.shape[1] > self.n_ctx:
             raise VesaliusError(f"the input is {ids.shape[1]} tokens; {self.name} reads at most {self.n_ctx}")
         largest, smallest = int(ids.max()), int(ids.min())
-        if largest >= self.weight("W_E").shape[0] or smallest < 0:
+        if largest >= self.d_vocab or smallest < 0:
             wrong = largest if smallest >= 0 else smallest
-            raise VesaliusError(f"token id {wrong} is out of range; {self.name} has ids 0 to {self.weight('W_E').shape[0] - 1}")
+            raise VesaliusError(f"token id {wrong} is out of range; {self.name} has ids 0 to {self.d_vocab - 1}")
         return {"input_ids": ids} if mask is None else {"input_ids": ids, "attention_mask": mask}
 
 
@@ -239,7 +239,7 @@ def load(name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.fl
     Nothing is fetched unless `download` says so. Only safetensors, GGUF and `weights_only` files are read; a pickle
     is refused. The weights are checked to be finite and the architecture's equations to hold.
     """
-    from vesalius.architectures.equations import check_equations
+    from vesalius.equations import check_equations
 
     parts = _read(str(name), dtype, download)
     _check_finite(parts.module, parts.name)
