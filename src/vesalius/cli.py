@@ -122,9 +122,9 @@ def dissect(
 @app.command()
 def models() -> None:
     """List the networks that ship with Vesalius or lie in the local cache."""
-    from vesalius.model import zoo
+    from vesalius.formats.zoo import cards
 
-    for name, card in zoo().items():
+    for name, card in cards().items():
         print(f"{name:<20} {card.get('title', '')}".rstrip())
 
 

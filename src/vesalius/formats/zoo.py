@@ -26,6 +26,11 @@ def names() -> list[str]:
     return sorted({f"zoo/{card.parent.name}" for card in cards})
 
 
+def cards() -> dict[str, dict]:
+    """What is known of each network of the zoo: its shape, data, recipe and measured facts."""
+    return {name: json.loads((folder(name) / "card.json").read_text(encoding="utf-8")) for name in names()}
+
+
 def folder(name: str) -> Path:
     """The folder of `zoo/NAME`; the shipped one before the one in the cache."""
     short = name.removeprefix("zoo/")
