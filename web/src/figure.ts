@@ -1,0 +1,103 @@
+/** The JSON that vesalius.figures writes: one interface per kind of figure. */
+
+export type Num = number | null;
+export type Reference = ["x" | "y" | "diagonal", number, string];
+
+export interface Heatmap {
+  values: Num[][][];
+  x: string[] | null;
+  y: string[] | null;
+  panels: string[] | null;
+  x_label: string;
+  y_label: string;
+  value_label: string;
+  diverging: boolean;
+}
+export interface Scatter {
+  x: Num[];
+  y: Num[];
+  labels: string[] | null;
+  groups: string[] | null;
+  x_label: string;
+  y_label: string;
+  references: Reference[];
+}
+export interface Lines {
+  x: number[];
+  series: Record<string, Num[]>;
+  bands: Record<string, [Num[], Num[]]>;
+  marks: [number, string][];
+  x_label: string;
+  y_label: string;
+  log_x: boolean;
+}
+export interface Bars {
+  labels: string[];
+  series: Record<string, Num[]>;
+  intervals: Record<string, [Num, Num][]>;
+  y_label: string;
+}
+export interface Histogram {
+  edges: number[];
+  groups: Record<string, number[]>;
+  sizes: Record<string, number>;
+  x_label: string;
+  references: Reference[];
+}
+export interface Polar {
+  panels: Record<string, [Num, Num][]>;
+}
+export interface Attention {
+  patterns: Num[][][];
+  tokens: string[];
+  heads: string[];
+}
+export interface TokenRow {
+  label: string;
+  tokens: string[] | null;
+  layers: Record<string, Num[]>;
+}
+export interface Tokens {
+  tokens: string[];
+  rows: TokenRow[];
+}
+export interface Node {
+  id: string;
+  label: string;
+  column: number | string;
+}
+export interface Edge {
+  source: string;
+  target: string;
+  weight: number;
+  kind: string;
+}
+export interface Graph {
+  nodes: Node[];
+  edges: Edge[];
+}
+export type Cell = string | number | null | { text: string; value: Num };
+export interface Table {
+  columns: string[];
+  rows: Cell[][];
+}
+export interface Group {
+  figures: Figure[];
+}
+
+interface Kinds {
+  heatmap: Heatmap;
+  scatter: Scatter;
+  lines: Lines;
+  bars: Bars;
+  histogram: Histogram;
+  polar: Polar;
+  attention: Attention;
+  tokens: Tokens;
+  graph: Graph;
+  table: Table;
+  group: Group;
+}
+export type Figure = {
+  [K in keyof Kinds]: { component: K; data: Kinds[K]; title: string; caption: string };
+}[keyof Kinds];

@@ -1,0 +1,29 @@
+/** The bundle: draws every placeholder of its page, and exports anywidget's `render`. */
+
+import { mount, unmount } from "svelte";
+import FigureView from "./FigureView.svelte";
+import type { Figure } from "./figure";
+import "./style.css";
+import "./page.css";
+
+function draw(target: HTMLElement, figure: Figure): Record<string, unknown> {
+  return mount(FigureView, { target, props: { figure } });
+}
+
+function render({ model, el }: { model: { get(name: "figure"): Figure }; el: HTMLElement }): () => void {
+  el.classList.add("vesalius");
+  const view = draw(el, model.get("figure"));
+  return () => unmount(view);
+}
+
+async function drawPage(): Promise<void> {
+  for (const data of document.querySelectorAll("script[type='application/vesalius-figure+json']")) {
+    draw(data.parentElement!, JSON.parse(data.textContent!));
+    await new Promise((resume) => setTimeout(resume));
+  }
+  document.documentElement.dataset.drawn = "all";
+}
+
+void drawPage();
+
+export default { render };
