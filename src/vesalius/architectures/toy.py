@@ -1,10 +1,10 @@
 """A small decoder-only transformer, as plain as torch allows: the body that our own zoo is trained in.
 
-The family of Elhage et al. 2021 (A Mathematical Framework for Transformer Circuits): attention without biases,
-no normalisation unless asked for, and by default positions that are added to what the queries and keys read and
-to nothing else, so that the residual stream never carries them (shortformer: Press et al. 2020, arXiv 2012.15832).
-The two usual alternatives are here to compare with: positions added to the residual stream (Radford et al. 2019)
-and rotated queries and keys (Su et al. 2021, arXiv 2104.09864).
+The family of Elhage et al. 2021 (A Mathematical Framework for Transformer Circuits): attention without
+biases, no normalisation unless asked for, and by default positions that are added to what the queries and
+keys read and to nothing else, so that the residual stream never carries them (shortformer: Press et al.
+2020, arXiv 2012.15832). The two usual alternatives are here to compare with: positions added to the
+residual stream (Radford et al. 2019) and rotated queries and keys (Su et al. 2021, arXiv 2104.09864).
 
 One forward pass, written out:
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 
 class ToyTransformer(nn.Module):
-    """Decoder-only transformer; `shape` holds the arguments that rebuild it, `seed` the draw of its weights."""
+    """Decoder-only transformer; `shape` holds the arguments that rebuild it, `seed` draws its weights."""
 
     def __init__(
         self,
@@ -45,11 +45,13 @@ class ToyTransformer(nn.Module):
             raise ValueError(f"positions is {positions!r}; it can be 'shortformer', 'residual' or 'rotary'.")
         if d_model % n_heads:
             raise ValueError(f"d_model {d_model} is not a multiple of n_heads {n_heads}.")
-        self.shape = dict(
-            n_layers=n_layers, d_model=d_model, n_heads=n_heads, d_vocab=d_vocab, n_ctx=n_ctx,
-            d_mlp=d_mlp, norm=norm, positions=positions,
-        )  # fmt: skip
-        with torch.random.fork_rng(devices=[]):  # torch draws default weights; leave the caller's generator alone
+        self.shape = {
+            "n_layers": n_layers, "d_model": d_model, "n_heads": n_heads, "d_vocab": d_vocab, "n_ctx": n_ctx,
+            "d_mlp": d_mlp, "norm": norm, "positions": positions,
+        }  # fmt: skip
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # torch draws default weights; leave the caller's generator alone
             self.embed = nn.Embedding(d_vocab, d_model)
             self.positions = None if positions == "rotary" else nn.Parameter(sinusoids(n_ctx, d_model))
             self.blocks = nn.ModuleList(Block(d_model, n_heads, d_mlp, norm) for _ in range(n_layers))
@@ -72,14 +74,18 @@ class ToyTransformer(nn.Module):
     def places(
         self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"] | None
     ) -> tuple[Int[Tensor, "#batch pos"], Bool[Tensor, "batch 1 query key"] | None]:
-        """The position of every token, counted without padding, and who may look at whom (None: all before)."""
+        """Every token's position, padding not counted, and who may look at whom (None: at all before)."""
         length = input_ids.shape[1]
         if length > self.shape["n_ctx"]:
-            raise ValueError(f"The text has {length} tokens, and this model reads at most {self.shape['n_ctx']}.")
+            raise ValueError(
+                f"The text has {length} tokens, and this model reads at most {self.shape['n_ctx']}."
+            )
         if attention_mask is None:
             return torch.arange(length, device=input_ids.device)[None], None
         real = attention_mask.bool()
-        itself = torch.eye(length, dtype=torch.bool, device=real.device)  # so that padding has something to attend
+        itself = torch.eye(
+            length, dtype=torch.bool, device=real.device
+        )  # so that padding has something to attend
         mask = (real[:, None, None, :] | itself).tril()
         return (real.long().cumsum(1) - 1).clamp(min=0), mask
 
@@ -161,7 +167,7 @@ class MLP(nn.Module):
 
 
 def init(model: ToyTransformer, seed: int) -> ToyTransformer:
-    """Draw every weight anew: normal with sd 1/√fan_in, what a layer writes scaled down by the number of writers.
+    """Draw every weight anew: normal with sd 1/√fan_in, 1/√writers of that for what writes to the residual.
 
     Biases are 0, norms 1, positions sinusoids. Two models of one shape and one seed are equal to the bit.
     """
@@ -182,7 +188,7 @@ def init(model: ToyTransformer, seed: int) -> ToyTransformer:
 
 
 def sinusoids(n_ctx: int, d_model: int) -> Float[Tensor, "pos d_model"]:
-    """Sines in the first half of the dimensions, cosines in the second (Vaswani et al. 2017, arXiv 1706.03762)."""
+    """Sines in the first half of the dimensions, cosines in the rest (Vaswani et al. 2017, 1706.03762)."""
     phase = torch.arange(n_ctx)[:, None] * 10_000.0 ** (-torch.arange(0, d_model, 2) / d_model)
     return torch.cat([phase.sin(), phase.cos()], 1)[:, :d_model]
 

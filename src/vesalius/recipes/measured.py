@@ -1,7 +1,8 @@
-"""What the card of a small network says about it, each in a few plain lines, without the analyses it lets us test.
+"""What the card of a small network says about it, each in a few plain lines, without the analyses it lets us
+test.
 
-The numbers are those of Elhage et al. 2021 and Olsson et al. 2022 (arXiv 2209.11895). Every one of them is also
-taken on a twin: the same shape with its first, random weights.
+The numbers are those of Elhage et al. 2021 and Olsson et al. 2022 (arXiv 2209.11895). Every one of them is
+also taken on a twin: the same shape with its first, random weights.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from vesalius.architectures.toy import Attention, ToyTransformer
 @torch.no_grad()
 def mean_loss(model: ToyTransformer, rows: Int[Tensor, "row pos"], *, batch: int = 16) -> float:
     """Mean cross-entropy of every token of every row after `<|bos|>`, in nats."""
-    losses = [F.cross_entropy(model(after_bos(part)).flatten(0, 1), part.flatten().long()) for part in rows.split(batch)]
+    losses = [
+        F.cross_entropy(model(after_bos(part)).flatten(0, 1), part.flatten().long())
+        for part in rows.split(batch)
+    ]
     return torch.stack(losses).mean().item()
 
 
@@ -37,7 +41,9 @@ def repeated(d_vocab: int, *, length: int, rows: int, seed: int = 0) -> Int[Tens
 
 
 @torch.no_grad()
-def patterns(model: ToyTransformer, ids: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "batch head query key"]]:
+def patterns(
+    model: ToyTransformer, ids: Int[Tensor, "batch pos"]
+) -> list[Float[Tensor, "batch head query key"]]:
     """The attention pattern of every layer."""
     place, _ = model.places(ids, None)
     x, position = model.embed(ids), model.shown_to_attention(place)
@@ -54,7 +60,7 @@ def patterns(model: ToyTransformer, ids: Int[Tensor, "batch pos"]) -> list[Float
 
 
 def prefix_matching(model: ToyTransformer, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "layer head"]:
-    """On [bos, r, r]: mean attention from each repeated token to the one after its first occurrence, in 0..1."""
+    """On [bos, r, r]: mean attention from repeated tokens to those after their first occurrence, in 0..1."""
     return offset_attention(model, ids, ids.shape[1] // 2 - 1, skip=2)
 
 
@@ -81,9 +87,9 @@ def repeated_loss(model: ToyTransformer, ids: Int[Tensor, "batch pos"]) -> tuple
 
 @torch.no_grad()
 def copying(model: ToyTransformer) -> Float[Tensor, "layer head"]:
-    """Σ Re λ / Σ |λ| over the eigenvalues of W_E W_V W_O W_U, head by head: 1 copies, -1 suppresses, 0 neither.
+    """Σ Re λ / Σ |λ| over the eigenvalues of W_E W_V W_O W_U: 1 copies, -1 suppresses, 0 does neither.
 
-    The nonzero eigenvalues of that d_vocab × d_vocab matrix are those of W_O (W_U W_E) W_V, which is d_head × d_head.
+    That matrix is d_vocab × d_vocab; its nonzero eigenvalues are those of W_O (W_U W_E) W_V, d_head × d_head.
     """
     through_vocabulary = model.unembed.weight.double().T @ model.embed.weight.double()
     scores = []
@@ -96,7 +102,7 @@ def copying(model: ToyTransformer) -> Float[Tensor, "layer head"]:
 
 @torch.no_grad()
 def k_composition(model: ToyTransformer) -> Float[Tensor, "early late"]:
-    """‖W_OV W_QKᵀ‖ / (‖W_OV‖ ‖W_QK‖) of every layer-0 head with every layer-1 head; 1/√d_model if unrelated."""
+    """‖W_OV W_QKᵀ‖ / (‖W_OV‖ ‖W_QK‖) of layer-0 heads with layer-1 heads; 1/√d_model if unrelated."""
     early, late = model.blocks[0].attn, model.blocks[1].attn
     ov = head_slices(early, "v_proj") @ head_slices(early, "o_proj")
     kq = head_slices(late, "k_proj") @ head_slices(late, "q_proj").mT
@@ -105,7 +111,7 @@ def k_composition(model: ToyTransformer) -> Float[Tensor, "early late"]:
 
 
 def head_slices(attention: Attention, name: str) -> Float[Tensor, "head rows columns"]:
-    """Weights of each head for row vectors: d_model × d_head, or d_head × d_model for the output (float64)."""
+    """Each head's weights for row vectors, in float64: d_model × d_head; d_head × d_model for the output."""
     weight = getattr(attention, name).weight.double().T
     words = "(head d_head) d_model -> head d_head d_model"
     if name != "o_proj":
@@ -119,5 +125,7 @@ def without(model: ToyTransformer, heads: list[tuple[int, int]]) -> ToyTransform
     silenced = copy.deepcopy(model)
     for layer, head in heads:
         attention = silenced.blocks[layer].attn
-        rearrange(attention.o_proj.weight, "out (head d_head) -> head out d_head", head=attention.n_heads)[head] = 0
+        rearrange(attention.o_proj.weight, "out (head d_head) -> head out d_head", head=attention.n_heads)[
+            head
+        ] = 0
     return silenced

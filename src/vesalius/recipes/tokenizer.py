@@ -1,7 +1,8 @@
-"""The zoo's tokenizer: byte-level BPE (Sennrich et al. 2016, arXiv 1508.07909; bytes as in Radford et al. 2019).
+"""The zoo's tokenizer: byte-level BPE (Sennrich et al. 2016, arXiv 1508.07909; Radford et al. 2019).
 
-Small on purpose: at these widths the unembedding is most of the work, and a table of all pairs of tokens fits on
-a screen. Token 0 is `<|bos|>`; every sequence starts with it, so that a head with nothing to do has a place to rest.
+Small on purpose: at these widths the unembedding is most of the work, and a table of all pairs of tokens
+fits on a screen. Token 0 is `<|bos|>`; every sequence starts with it, so that a head with nothing to do has
+a place to rest.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def train_tokenizer(documents: Iterable[str], *, d_vocab: int = 2048) -> Tokeniz
 
     tokenizer = Tokenizer(models.BPE())
     digits = pre_tokenizers.Split(Regex(r"\d"), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=d_vocab,

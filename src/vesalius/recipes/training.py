@@ -1,11 +1,13 @@
-"""One training loop for every network that reads text, from the first weights to the last, resumable to the bit.
+"""One training loop for every network that reads text, from first weights to last, resumable to the bit.
 
-Matrices inside the blocks are trained by Muon (Jordan et al. 2024), which takes steps of equal size in every
-direction of a matrix; embeddings, positions, unembedding and biases by AdamW. The learning rate rises for `warmup`
-steps and falls in a straight line to 0. The products are taken in bfloat16, everything else in float32.
+Matrices inside the blocks are trained by Muon (Jordan et al. 2024), which takes steps of equal size in
+every direction of a matrix; embeddings, positions, unembedding and biases by AdamW. The learning rate rises
+for `warmup` steps and falls in a straight line to 0. The products are taken in bfloat16, everything else in
+float32.
 
 1. Batch `step` is a function of (seed, step) alone: rows in an order shuffled anew each epoch.
-2. Every `save_every` steps the whole state is written under a temporary name and renamed; a killed run starts from it.
+2. Every `save_every` steps the whole state is written under a temporary name and renamed; a killed run
+   starts from it.
 3. At steps that `kept` names, the weights are set aside; every `log_every` steps a line of JSON is written.
 """
 
@@ -24,6 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vesalius.errors import VesaliusError
 from vesalius.recipes.measured import after_bos
 
 
@@ -48,7 +51,7 @@ def fit(
     evaluate_every: int = 500,
     stop_at: int | None = None,
 ) -> Path:
-    """Train `model` in place for `steps` steps on `rows`; returns the log. `stop_at` leaves early, as a kill would."""
+    """Train `model` in place on `rows`; returns the log. `stop_at` ends the run early, as a kill would."""
     folder.mkdir(parents=True, exist_ok=True)
     log, state = folder / "log.jsonl", folder / "state.safetensors"
     optimisers = make_optimisers(model, muon=muon, adam=adam, weight_decay=weight_decay)
@@ -61,9 +64,9 @@ def fit(
             save_file(half(model), folder / f"step-{step:06d}.safetensors")
         if step and (step % save_every == 0 or step == steps) and step != first:
             save(state, model, optimisers, step, time.monotonic() - began)
-        if step == steps or step == stop_at:
-            if step == steps:
-                write(log, step=step, seconds=time.monotonic() - began, **evaluate(model))
+        if step == steps:
+            write(log, step=step, seconds=time.monotonic() - began, **evaluate(model))
+        if step in (steps, stop_at):
             return log
         rate = min((step + 1) / warmup, (steps - step) / (steps - min(warmup, steps - 1)), 1.0)
         for optimiser, lr in zip(optimisers, peak, strict=True):
@@ -80,7 +83,7 @@ def fit(
             optimiser.zero_grad()
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
-            raise FloatingPointError(f"The loss is {losses[-1]} at step {step}; lower the learning rates.")
+            raise VesaliusError(f"The loss is {losses[-1]} at step {step}; lower the learning rates.")
         if step % log_every == 0:
             extra = evaluate(model) if step % evaluate_every == 0 else {}
             mean = sum(losses) / len(losses)
@@ -110,7 +113,7 @@ def batch_of(rows: Int[Tensor, "row pos"], step: int, batch: int, seed: int) -> 
     """The rows of one step; the order of an epoch is drawn from the seed and the epoch's number."""
     batches = len(rows) // batch
     if not batches:
-        raise ValueError(f"The corpus has {len(rows)} rows, and one batch takes {batch}.")
+        raise VesaliusError(f"The text gives {len(rows)} rows, and one batch takes {batch}; give more text.")
     epoch, place = divmod(step, batches)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(len(rows), generator=generator)
@@ -156,4 +159,6 @@ def half(model: nn.Module) -> dict[str, Tensor]:
 
 def write(log: Path, **entry) -> None:
     with log.open("a") as file:
-        file.write(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in entry.items()}) + "\n")
+        file.write(
+            json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in entry.items()}) + "\n"
+        )

