@@ -1,0 +1,71 @@
+"""The cases by name, with what each must reach."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bench import cases
+from bench.cases import Side
+
+
+@dataclass(frozen=True)
+class Case:
+    """Ours and the peer's side of one question; `time` and `memory` are the largest ratios ours / peer allowed."""
+
+    title: str
+    sides: Mapping[str, Side]
+    time: float | None = None
+    memory: float | None = None
+    agree: float | None = 1e-5
+    """The largest relative difference allowed between what the sides return; None where only cost is compared."""
+    repeats: int = 5
+
+
+TL = "TransformerLens 4.3"
+CASES = {
+    "record-residual": Case(
+        "record resid_post at all layers / plain forward of the same module",
+        {"ours": cases.record_residual, "peer": cases.plain_forward},
+        time=1.05,
+        agree=0.0,
+        repeats=15,
+    ),
+    "record-classic-narrow": Case(
+        f"record everything classic, 12 layers of width 96, 1×8 tokens / {TL} run_with_cache",
+        {"ours": cases.record_classic(96, 1, 8), "peer": cases.run_with_cache(96, 1, 8)},
+        time=0.6,
+        repeats=30,
+    ),
+    "record-classic-memory": Case(
+        f"record everything classic, width 768, 2×256 tokens / {TL} run_with_cache",
+        {"ours": cases.record_classic(768, 2, 256), "peer": cases.run_with_cache(768, 2, 256)},
+        memory=0.6,
+        repeats=1,
+    ),
+    "patch-sweep": Case(
+        f"layer × position patch sweep of the residual stream, 12×12 / {TL}",
+        {"ours": cases.our_sweep, "peer": cases.peer_sweep},
+        time=0.1,
+        repeats=3,
+    ),
+    "composition": Case(
+        f"composition scores, all pairs, one mode / {TL}",
+        {"ours": cases.our_composition, "peer": cases.peer_composition},
+        time=0.25,
+        memory=0.25,
+        repeats=3,
+    ),
+    "eigenvalues": Case(
+        f"full-circuit OV eigenvalues, 144 heads / {TL}",
+        {"ours": cases.our_eigenvalues, "peer": cases.peer_eigenvalues},
+        time=1 / 30,
+        agree=1e-4,
+        repeats=2,
+    ),
+    "skip-trigram-top-k": Case(
+        "full-vocabulary skip-trigram top-k, one head, V = 50,257 / the bare matrix product in blocks",
+        {"ours": cases.our_top_k, "peer": cases.bare_gemm},
+        time=1 / 0.7,
+        agree=None,
+        repeats=3,
+    ),
+}
