@@ -1,6 +1,7 @@
-"""One tiny random-weight instance of every family, all parameters drawn anew, and the sizes it should report."""
+"""A tiny instance of every family, all its parameters drawn anew, and the sizes it should report."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -8,31 +9,38 @@ from torch import nn
 from vesalius.architectures import Shape
 from vesalius.architectures.toy import ToyTransformer
 
-SIZES = dict(
-    vocab_size=29, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, intermediate_size=20,
-    max_position_embeddings=16, attn_implementation="sdpa", bos_token_id=0, eos_token_id=1, pad_token_id=2,
-)  # fmt: skip
-GROUPED = SIZES | dict(num_key_value_heads=2, head_dim=8)
-SHAPE = Shape(n_layers=2, d_model=24, n_heads=4, n_kv_heads=4, d_head=6, d_mlp=20, d_vocab=29, n_ctx=16)
-GROUPED_SHAPE = Shape(
-    n_layers=2, d_model=24, n_heads=4, n_kv_heads=2, d_head=8, d_mlp=20, d_vocab=29, n_ctx=16
-)
+SIZES = {
+    "vocab_size": 29, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "intermediate_size": 20, "max_position_embeddings": 16, "attn_implementation": "sdpa",
+    "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
+}  # fmt: skip
+GROUPED = SIZES | {"num_key_value_heads": 2}
+WIDE = GROUPED | {"head_dim": 8}
+GEMMA = WIDE | {
+    "query_pre_attn_scalar": 5, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"],
+}  # fmt: skip
+SOFTCAPPED = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "attn_implementation": "eager"}
+
+PLAIN_SHAPE = Shape(n_layers=2, d_model=24, n_heads=4, n_kv_heads=4, d_head=6, d_mlp=20, d_vocab=29, n_ctx=16)
+GROUPED_SHAPE = replace(PLAIN_SHAPE, n_kv_heads=2)
+WIDE_SHAPE = replace(GROUPED_SHAPE, d_head=8)
 
 
-def huggingface(config: str, head: str, options: dict) -> Callable[[], nn.Module]:
+def huggingface(config: str, head: str, sizes: dict, **options: object) -> Callable[[], nn.Module]:
     """A builder of a transformers class from its configuration class."""
 
     def build() -> nn.Module:
         import transformers
 
-        return randomised(getattr(transformers, head)(getattr(transformers, config)(**options)))
+        return randomised(getattr(transformers, head)(getattr(transformers, config)(**sizes, **options)))
 
     return build
 
 
-def toy(**options) -> Callable[[], nn.Module]:
+def toy(**options: object) -> Callable[[], nn.Module]:
+    """A builder of one variant of the testbed's transformer."""
     return lambda: randomised(
-        ToyTransformer(n_layers=2, d_model=24, n_heads=4, d_vocab=29, n_ctx=16, **options)
+        ToyTransformer(**{"n_layers": 2, "d_model": 24, "n_heads": 4, "d_vocab": 29, "n_ctx": 16} | options)
     )
 
 
@@ -48,37 +56,61 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.eval()
 
 
-GPT2 = SIZES | dict(n_inner=20, n_positions=16)
-GEMMA = GROUPED | dict(
-    query_pre_attn_scalar=5, sliding_window=4, layer_types=["sliding_attention", "full_attention"]
-)
-VIT = SIZES | dict(image_size=8, patch_size=2, num_channels=3, num_labels=29)
 TINY: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     **{
-        f"toy-{positions}{'-norm' if norm else ''}{'-mlp' if d_mlp else ''}": (
+        f"toy-{positions}{'-norm' * norm}{'-mlp' * (d_mlp > 0)}": (
             toy(positions=positions, norm=norm, d_mlp=d_mlp),
-            Shape(2, 24, 4, 4, 6, d_mlp, 29, 16),
+            replace(PLAIN_SHAPE, d_mlp=d_mlp),
         )
         for positions in ("shortformer", "residual", "rotary")
         for norm in (False, True)
         for d_mlp in (0, 20)
     },
-    "gpt2": (huggingface("GPT2Config", "GPT2LMHeadModel", GPT2), SHAPE),
-    "gpt2 eager": (huggingface("GPT2Config", "GPT2LMHeadModel", GPT2 | dict(attn_implementation="eager")), SHAPE),
-    "gpt2 by depth": (huggingface("GPT2Config", "GPT2LMHeadModel", GPT2 | dict(scale_attn_by_inverse_layer_idx=True)), SHAPE),
-    "neox": (huggingface("GPTNeoXConfig", "GPTNeoXForCausalLM", SIZES | dict(rotary_pct=0.34)), SHAPE),
-    "neox-sequential": (huggingface("GPTNeoXConfig", "GPTNeoXForCausalLM", SIZES | dict(use_parallel_residual=False, rotary_pct=1.0)), SHAPE),
-    "opt": (huggingface("OPTConfig", "OPTForCausalLM", SIZES | dict(ffn_dim=20, word_embed_proj_dim=24)), SHAPE),
-    "llama": (huggingface("LlamaConfig", "LlamaForCausalLM", GROUPED | dict(attention_bias=True, mlp_bias=True)), GROUPED_SHAPE),
-    "llama eager": (huggingface("LlamaConfig", "LlamaForCausalLM", GROUPED | dict(attn_implementation="eager")), GROUPED_SHAPE),
-    "mistral": (huggingface("MistralConfig", "MistralForCausalLM", GROUPED | dict(sliding_window=4)), GROUPED_SHAPE),
-    "qwen2": (huggingface("Qwen2Config", "Qwen2ForCausalLM", SIZES | dict(num_key_value_heads=2)), Shape(2, 24, 4, 2, 6, 20, 29, 16)),
-    "qwen3": (huggingface("Qwen3Config", "Qwen3ForCausalLM", GROUPED), GROUPED_SHAPE),
-    "gemma2": (huggingface("Gemma2Config", "Gemma2ForCausalLM", GEMMA | dict(attn_logit_softcapping=2.0, final_logit_softcapping=3.0, attn_implementation="eager")), GROUPED_SHAPE),
-    "gemma3": (huggingface("Gemma3TextConfig", "Gemma3ForCausalLM", GEMMA), GROUPED_SHAPE),
-    "olmo2": (huggingface("Olmo2Config", "Olmo2ForCausalLM", SIZES | dict(num_key_value_heads=2)), Shape(2, 24, 4, 2, 6, 20, 29, 16)),
-    "phi": (huggingface("PhiConfig", "PhiForCausalLM", SIZES | dict(num_key_value_heads=2, partial_rotary_factor=0.67)), Shape(2, 24, 4, 2, 6, 20, 29, 16)),
-    "phi3": (huggingface("Phi3Config", "Phi3ForCausalLM", SIZES | dict(num_key_value_heads=2)), Shape(2, 24, 4, 2, 6, 20, 29, 16)),
-    "bert": (huggingface("BertConfig", "BertForMaskedLM", SIZES), SHAPE),
-    "vit": (huggingface("ViTConfig", "ViTForImageClassification", VIT), Shape(2, 24, 4, 4, 6, 20, 29, 17)),
-}  # fmt: skip
+    "toy-residual-norm-bigram": (
+        toy(n_layers=0, positions="residual", norm=True),
+        replace(PLAIN_SHAPE, n_layers=0, d_mlp=0),
+    ),
+    "gpt2": (huggingface("GPT2Config", "GPT2LMHeadModel", SIZES, n_inner=20), PLAIN_SHAPE),
+    "gpt2 scaled by depth": (
+        huggingface("GPT2Config", "GPT2LMHeadModel", SIZES, n_inner=20, scale_attn_by_inverse_layer_idx=True),
+        PLAIN_SHAPE,
+    ),
+    "gpt2 eager": (
+        huggingface("GPT2Config", "GPT2LMHeadModel", SIZES | {"attn_implementation": "eager"}, n_inner=20),
+        PLAIN_SHAPE,
+    ),
+    "neox": (huggingface("GPTNeoXConfig", "GPTNeoXForCausalLM", SIZES, rotary_pct=0.34), PLAIN_SHAPE),
+    "neox-sequential": (
+        huggingface(
+            "GPTNeoXConfig", "GPTNeoXForCausalLM", SIZES, rotary_pct=1.0, use_parallel_residual=False
+        ),
+        PLAIN_SHAPE,
+    ),
+    "opt": (
+        huggingface("OPTConfig", "OPTForCausalLM", SIZES, ffn_dim=20, word_embed_proj_dim=24),
+        PLAIN_SHAPE,
+    ),
+    "llama": (
+        huggingface("LlamaConfig", "LlamaForCausalLM", WIDE, attention_bias=True, mlp_bias=True),
+        WIDE_SHAPE,
+    ),
+    "llama eager": (
+        huggingface("LlamaConfig", "LlamaForCausalLM", WIDE | {"attn_implementation": "eager"}),
+        WIDE_SHAPE,
+    ),
+    "mistral": (huggingface("MistralConfig", "MistralForCausalLM", WIDE, sliding_window=4), WIDE_SHAPE),
+    "qwen2": (huggingface("Qwen2Config", "Qwen2ForCausalLM", GROUPED), GROUPED_SHAPE),
+    "qwen3": (huggingface("Qwen3Config", "Qwen3ForCausalLM", WIDE), WIDE_SHAPE),
+    "gemma2": (huggingface("Gemma2Config", "Gemma2ForCausalLM", GEMMA | SOFTCAPPED), WIDE_SHAPE),
+    "gemma3": (huggingface("Gemma3TextConfig", "Gemma3ForCausalLM", GEMMA), WIDE_SHAPE),
+    "olmo2": (huggingface("Olmo2Config", "Olmo2ForCausalLM", GROUPED), GROUPED_SHAPE),
+    "phi": (huggingface("PhiConfig", "PhiForCausalLM", GROUPED, partial_rotary_factor=0.67), GROUPED_SHAPE),
+    "phi3": (huggingface("Phi3Config", "Phi3ForCausalLM", GROUPED), GROUPED_SHAPE),
+    "bert": (huggingface("BertConfig", "BertForMaskedLM", SIZES), PLAIN_SHAPE),
+    "vit": (
+        huggingface(
+            "ViTConfig", "ViTForImageClassification", SIZES, image_size=8, patch_size=2, num_labels=29
+        ),
+        replace(PLAIN_SHAPE, n_ctx=17),
+    ),
+}

@@ -1,13 +1,13 @@
 """The equations an architecture's table must satisfy, checked on the network itself.
 
 A table of addresses and slices is right exactly when the forward pass can be written with it. On a few random
-inputs, everything is recorded once and compared with what the weights say (row vectors, norm(x) = the family's):
+inputs, everything is recorded once and compared with what the weights say (row vectors; the family's norms):
 
     embed           embed = W_E[ids] + W_pos
     residual        resid_post = resid_pre + attn_out + mlp_out, and resid_mid halfway where there is one
     pattern rows    every row of a pattern sums to 1, and looks at nothing later if the family is causal
-    scores          pattern = softmax(q kᵀ / √d_head), q = norm1(x) W_Q + b_Q, k likewise; with rotary positions
-                    q·k at one position, which turning both leaves alone, and softmax of the turned ones
+    scores          pattern = softmax(q kᵀ / √d_head), q = norm1(x) W_Q + b_Q, k likewise; with rotary
+                    positions q·k at one position, which turning both leaves alone, and softmax of the turned
     values          v = norm1(x) W_V + b_V
     mixing          z = pattern · v
     attention out   attn_out = Σ_h z_h W_O^h + b_O
@@ -19,7 +19,7 @@ The error of an equation is the largest absolute difference divided by the large
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import einsum, rearrange
@@ -33,13 +33,13 @@ from vesalius.errors import VesaliusError
 Norm = Callable[[Tensor, str], Tensor]
 
 
+@runtime_checkable
 class Opened(Protocol):
     """What the equations need of a model."""
 
     module: nn.Module
     architecture: Architecture | None
     name: str
-    shape: Shape
 
     def weight(self, role: str, layer: int | None = None) -> Tensor: ...
 
@@ -49,13 +49,13 @@ class Opened(Protocol):
 def check_equations(model: Opened, *, positions: int = 6, seed: int = 0) -> dict[str, float]:
     """The largest relative error of every equation, over the first, second, middle and last layer.
 
-    Raises VesaliusError naming the first equation that is off by more than rounding (1e-4 in float32), and the
-    layer. A model without a known architecture has no equations: the result is empty.
+    Raises VesaliusError naming the first equation that is off by more than rounding (1e-4 in float32), and
+    the layer. A model without a known architecture has no equations: the result is empty.
     """
     if model.architecture is None:
         return {}
     inputs = example(model, positions=positions, seed=seed)
-    depth = model.shape.n_layers
+    depth = sizes(model).n_layers
     layers = sorted({0, 1, depth // 2, depth - 1} & set(range(depth)))
     wanted = [
         f"{role}@{layer}"
@@ -68,14 +68,11 @@ def check_equations(model: Opened, *, positions: int = 6, seed: int = 0) -> dict
         values = {site: value.float() for site, value in acts.items()}
         found: dict[str, float] = {}
         for layer in layers:
-            here = {
-                role: values[f"{role}@{layer}"]
-                for role in model.architecture.sites
-                if f"{role}@{layer}" in values
-            }
+            here = {site.partition("@")[0]: values[site] for site in values if site.endswith(f"@{layer}")}
             for name, error in layer_errors(model, here, layer).items():
                 found[name] = max(found.get(name, 0.0), demand(model, name, error, layer))
-        for name, error in end_errors(model, inputs, values, layers[-1]).items():
+        stream = values[f"resid_post@{layers[-1]}"] if layers else values["embed"]
+        for name, error in end_errors(model, inputs, stream, values).items():
             found[name] = demand(model, name, error, None)
     return found
 
@@ -84,11 +81,16 @@ def example(model: Opened, *, positions: int, seed: int) -> Tensor:
     """A batch of two random inputs: token ids, or an image."""
     generator, weights = torch.Generator().manual_seed(seed), next(model.module.parameters())
     if model.architecture.inputs == "tokens":
-        shape = (2, min(positions, model.shape.n_ctx))
-        return torch.randint(0, model.shape.d_vocab, shape, generator=generator).to(weights.device)
+        shape = (2, min(positions, sizes(model).n_ctx))
+        return torch.randint(0, sizes(model).d_vocab, shape, generator=generator).to(weights.device)
     config = model.module.config
     image = torch.randn(2, config.num_channels, config.image_size, config.image_size, generator=generator)
     return image.to(weights)
+
+
+def sizes(model: Opened) -> Shape:
+    """Its number of layers, heads and so on."""
+    return model.architecture.shape(model.module)
 
 
 def demand(model: Opened, equation: str, error: float, layer: int | None) -> float:
@@ -97,8 +99,8 @@ def demand(model: Opened, equation: str, error: float, layer: int | None) -> flo
     if not error <= allowed:
         where = "" if layer is None else f" at layer {layer}"
         raise VesaliusError(
-            f"{model.name} breaks the equation '{equation}' of the architecture {model.architecture.name}{where}: "
-            f"relative error {error:.2g}, expected at most {allowed:.2g}"
+            f"{model.name} breaks the equation '{equation}' of the architecture {model.architecture.name}"
+            f"{where}: relative error {error:.2g}, expected at most {allowed:.2g}"
         )
     return error
 
@@ -149,33 +151,30 @@ def layer_errors(model: Opened, here: dict[str, Tensor], layer: int) -> dict[str
         up = source @ weight("W_in") + weight("b_in")
         gated = act(source @ weight("W_gate") + weight("b_gate")) * up if model.has("W_gate") else act(up)
         errors["neurons"] = relative_error(neurons, gated)
-        errors["mlp out"] = relative_error(
-            mlp_out, norm(neurons @ weight("W_out") + weight("b_out"), "norm2_post")
-        )
+        out = neurons @ weight("W_out") + weight("b_out")
+        errors["mlp out"] = relative_error(mlp_out, norm(out, "norm2_post"))
     return errors
 
 
 def score_errors(model: Opened, here: dict[str, Tensor], read: Tensor, layer: int) -> dict[str, float]:
-    """Queries and keys from the weights against the pattern, and against the turned ones if positions are rotary."""
+    """Queries and keys from the weights against the pattern, and against the turned ones if there are any."""
     family, norm = model.architecture, norm_of(model, layer)
     placed = read
     if family.positions == "shortformer":
         placed = read + model.weight("W_pos")[: read.shape[1]].float()
 
     def heads(name: str) -> Float[Tensor, "batch head pos d_head"]:
-        projected = einsum(
-            placed, model.weight(f"W_{name}", layer).float(), "batch pos d, head d e -> batch pos head e"
-        )
-        projected = projected + model.weight(f"b_{name}", layer).float()
+        matrix, bias = model.weight(f"W_{name}", layer).float(), model.weight(f"b_{name}", layer).float()
+        projected = einsum(placed, matrix, "batch pos d, head d e -> batch pos head e") + bias
         normed = norm(projected, f"norm_{name.lower()}")
         return for_each_query_head(rearrange(normed, "batch pos head e -> batch head pos e"), model)
 
     q, k = heads("Q"), heads("K")
     if family.positions != "rotary":
-        return {"scores": pattern_error(model, here["pattern"], q @ k.mT * model.shape.d_head**-0.5)}
+        return {"scores": pattern_error(model, here["pattern"], q @ k.mT * sizes(model).d_head ** -0.5)}
     content, turned = (q * k).sum(-1), (here["q"] * here["k"]).sum(-1)
     scale = (content * turned).sum() / turned.square().sum()  # some families scale q before they turn it
-    scores = scale * here["q"] @ here["k"].mT * model.shape.d_head**-0.5
+    scores = scale * here["q"] @ here["k"].mT * sizes(model).d_head ** -0.5
     return {
         "scores": max(relative_error(scale * turned, content), pattern_error(model, here["pattern"], scores)),
     }
@@ -189,16 +188,15 @@ def pattern_error(model: Opened, pattern: Tensor, scores: Tensor) -> float:
     return relative_error(scores.masked_fill(pattern == 0, -torch.inf).softmax(-1), pattern)
 
 
-def end_errors(model: Opened, inputs: Tensor, values: dict[str, Tensor], last: int) -> dict[str, float]:
-    """Errors of the equations at both ends of the network."""
-    norm = norm_of(model, last)
+def end_errors(model: Opened, inputs: Tensor, x: Tensor, values: dict[str, Tensor]) -> dict[str, float]:
+    """Errors of the equations at both ends of the network; `x` is the stream after the last layer."""
+    norm = norm_of(model, None)
 
     def weight(role: str) -> Tensor:
-        return model.weight(role, last).float()
+        return model.weight(role).float()
 
-    x = values[f"resid_post@{last}"]
     if model.has("W_head"):
-        x = activation_of(model, last)(x @ weight("W_head") + weight("b_head"))
+        x = activation_of(model, 0)(x @ weight("W_head") + weight("b_head"))
     logits = norm(x, "norm_final") @ weight("W_U") + weight("b_U")
     if values["logits"].dim() == 2:  # a classifier reads the first position
         logits = logits[:, 0]
@@ -216,10 +214,7 @@ def embedding(model: Opened, inputs: Tensor) -> Float[Tensor, "batch pos d_model
     else:
         size = model.module.config.patch_size
         patches = rearrange(
-            inputs.float(),
-            "batch channel (row a) (column b) -> batch (row column) (channel a b)",
-            a=size,
-            b=size,
+            inputs.float(), "b channel (row y) (column x) -> b (row column) (channel y x)", y=size, x=size
         )
         first = model.weight("W_cls").float().expand(len(inputs), 1, -1)
         embedded = torch.cat([first, patches @ table.float() + model.weight("b_E").float()], 1)
@@ -228,7 +223,7 @@ def embedding(model: Opened, inputs: Tensor) -> Float[Tensor, "batch pos d_model
     return embedded
 
 
-def norm_of(model: Opened, layer: int) -> Norm:
+def norm_of(model: Opened, layer: int | None) -> Norm:
     """The family's norm by the role of its gain; a role the family lacks leaves its input alone."""
 
     def norm(x: Tensor, role: str) -> Tensor:
@@ -253,4 +248,4 @@ def for_each_query_head(
     kv: Float[Tensor, "batch kv pos e"], model: Opened
 ) -> Float[Tensor, "batch head pos e"]:
     """Grouped keys or values, repeated for every query head that shares them."""
-    return kv.repeat_interleave(model.shape.n_heads // kv.shape[1], dim=1)
+    return kv.repeat_interleave(sizes(model).n_heads // kv.shape[1], dim=1)

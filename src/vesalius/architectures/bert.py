@@ -1,7 +1,7 @@
-"""BERT (Devlin et al. 2018, arXiv 1810.04805): bidirectional, with a masked-word head of one more layer before W_U.
+"""BERT (Devlin et al. 2018, arXiv 1810.04805): bidirectional; one more layer before W_U guesses masked words.
 
-Each sum is normalised: `resid_mid` and `resid_post` are what the norms give. W_pos includes the embedding of segment 0,
-which every token gets unless told otherwise.
+Each sum is normalised: `resid_mid` and `resid_post` are what the norms give. W_pos includes the embedding of
+segment 0, which every token gets unless told otherwise.
 """
 
 from vesalius.architectures import Architecture, register

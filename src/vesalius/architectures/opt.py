@@ -1,8 +1,8 @@
 """OPT (Zhang et al. 2022, arXiv 2205.01068): pre-norm, learned positions, ReLU.
 
-The 350m checkpoint, which normalises after each sum and projects its embeddings, is not of this family. The first
-two rows of the position table are never read. Its MLP runs on [batch · position, d_model]: `resid_mid`, `mlp_out`
-and `neurons` come in that shape.
+The 350m checkpoint, which normalises after each sum and projects its embeddings, is not of this family. The
+first two rows of the position table are never read. The MLP runs on [batch · position, d_model]: `resid_mid`,
+`mlp_out` and `neurons` come in that shape.
 """
 
 from torch import nn

@@ -1,8 +1,8 @@
 """Readers of weights: closures that slice a module's parameters into the one layout every analysis uses.
 
-A family stores its matrices transposed, fused or per group; a reader `(module, layer) -> weight` undoes that, so
-that everywhere `x · W` holds: W_Q [head, d_model, d_head], W_O [head, d_head, d_model], W_in [d_model, d_mlp],
-W_U [d_model, d_vocab]. Paths carry `{}` where the layer goes. A bias a layer does not have reads as zeros.
+A family stores its matrices transposed, fused or per group; a reader `(module, layer) -> weight` undoes that,
+so that everywhere `x · W` holds: W_Q [head, d_model, d_head], W_O [head, d_head, d_model], W_in [d_model,
+d_mlp], W_U [d_model, d_vocab]. Paths carry `{}` where the layer goes. A bias that is not there reads as 0.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,6 +1,7 @@
-"""Vision transformer (Dosovitskiy et al. 2020, arXiv 2010.11929): position 0 is [CLS], then the patches row by row.
+"""Vision transformer (Dosovitskiy et al. 2020, arXiv 2010.11929).
 
-W_E is the patch projection [channel · row · column, d_model]; the logits are the classifier's, read at [CLS].
+Position 0 is [CLS], then come the patches row by row. W_E is the patch projection [channel · row ·
+column, d_model]; the logits are the classifier's, read at [CLS].
 """
 
 from einops import rearrange
