@@ -31,7 +31,7 @@ if typing.TYPE_CHECKING:
 BAD_INPUT = 2
 INTERRUPTED = 130
 
-MODEL = typer.Argument(help="zoo/NAME, a Hugging Face id, a local folder, or a GGUF file", show_default=False)
+MODEL = typer.Argument(help="zoo/NAME, a Hugging Face id, a local folder, or a GGUF file", metavar="MODEL")
 PLAIN = (int, float, bool, str, Path)
 
 
@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     words = [word for word in arguments if word != "--debug"] or ["--help"]
     try:
-        code = typer.main.get_command(app)(words, standalone_mode=False) or 0
+        code = typer.main.get_command(app)(words, prog_name="vesalius", standalone_mode=False) or 0
     except (VesaliusError, OSError, TyperException) as error:
         if debug:
             raise
@@ -59,7 +59,8 @@ def run(arguments: list[str]) -> int:
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror.lower()}: {error.filename}" if error.filename else error.strerror.lower()
-    return error.format_message() if isinstance(error, TyperException) else str(error)
+    sentence = error.format_message() if isinstance(error, TyperException) else str(error)
+    return sentence.replace("Value error, ", "").rstrip(".")
 
 
 class Commands(TyperGroup):
@@ -82,7 +83,9 @@ class Commands(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-app = typer.Typer(cls=Commands, add_completion=False, rich_markup_mode=None)
+app = typer.Typer(
+    cls=Commands, add_completion=False, rich_markup_mode=None, context_settings={"max_content_width": 120}
+)
 
 
 def _show_version(wanted: bool) -> None:
@@ -121,11 +124,19 @@ def dissect(
 
 @app.command()
 def models() -> None:
-    """List the networks that ship with Vesalius or lie in the local cache."""
-    from vesalius.formats.zoo import cards
+    """List the networks that ship with Vesalius or lie in the local cache, and those a recipe can train."""
+    from vesalius.formats import zoo
+    from vesalius.recipes import RECIPES
 
-    for name, card in cards().items():
-        print(f"{name:<20} {card.get('title', '')}".rstrip())
+    present = zoo.names()
+    absent = [f"zoo/{name}" for name in RECIPES if f"zoo/{name}" not in present]
+    for name in present:
+        card = json_format.loads((zoo.folder(name) / "card.json").read_text(encoding="utf-8"))
+        steps = zoo.checkpoints(name)
+        note = f" ({len(steps)} checkpoints: {steps[0]} …)" if steps else ""
+        print(f"{name:<16} {card.get('title', '')}{note}")
+    for name in absent:
+        print(f"{name:<16} {RECIPES[name.removeprefix('zoo/')].title} (not here; vesalius train {name.removeprefix('zoo/')})")
 
 
 @app.command()
@@ -137,11 +148,17 @@ def sites(model: Annotated[str, MODEL]) -> None:
 
 
 @app.command()
-def train(name: Annotated[str, typer.Argument(help="a network of the zoo, without 'zoo/'", show_default=False)]) -> None:
+def train(
+    name: Annotated[str, typer.Argument(help="a network of the zoo, such as attn-2l", metavar="NAME")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the network; the cache if not given.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps; the recipe's own number if not given.")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="A folder of .txt files to learn from instead.")] = None,
+    seed: int = 0,
+) -> None:
     """Train a network of the zoo from nothing, by its recipe."""
     from vesalius.recipes import train
 
-    print(train(name))
+    print(train(name.removeprefix("zoo/"), out=out, steps=steps, corpus=corpus, seed=seed))
 
 
 def addresses(model: "Model") -> list[str]:

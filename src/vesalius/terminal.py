@@ -41,7 +41,7 @@ def progress_of(total: int) -> Iterator[Callable[[str], None]]:
         nonlocal begun, part
         begun, part = begun + 1, name
         tell("", 0, None)
-        if bar.disable:
+        if bar.disable and total > 1:
             console.print(f"[{begun}/{total}] {name}{_left(started, begun - 1, total)}", markup=False, highlight=False)
 
     def tell(what: str, done: int, out_of: int | None) -> None:
