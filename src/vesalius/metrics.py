@@ -110,3 +110,14 @@ def require_finite(values: Tensor, site: str) -> Tensor:
             "from it would mean anything: check the weights and the dtype (float16 overflows above 65504)."
         )
     return values
+
+
+def offset_attention(
+    pattern: Float[Tensor, "batch head query key"], offset: int, *, first: int = 0
+) -> Float[Tensor, "batch head"]:
+    """Mean attention from every query at `first` or later to the key `offset` before it, in 0..1.
+
+    >>> offset_attention(torch.eye(4)[None, None], 0).item()
+    1.0
+    """
+    return pattern.diagonal(-offset, dim1=-2, dim2=-1)[..., max(first - offset, 0) :].mean(-1)

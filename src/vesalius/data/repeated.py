@@ -5,7 +5,7 @@ is, and only by looking back. No tokenizer is needed.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -14,6 +14,7 @@ from torch import Tensor
 from vesalius.errors import VesaliusError
 
 
+@runtime_checkable
 class Vocabulary(Protocol):
     """Anything that knows how many tokens it has, and which of them begins a text."""
 

@@ -1,22 +1,26 @@
 """Text as rows of tokens: the sample that ships with the zoo, or any text of the reader's own."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from vesalius.data.repeated import repeated_random_tokens
 from vesalius.errors import VesaliusError
 
 HELDOUT = Path(__file__).parent.parent / "zoo" / "heldout.txt"
 
 
+@runtime_checkable
 class Reader(Protocol):
     """Anything that turns a text into one row of token ids, beginning with `bos` if there is one."""
 
     n_ctx: int
+    d_vocab: int
     bos: int | None
+    kinds: frozenset[str]
 
     def tokens(self, text: str) -> Int[Tensor, "batch pos"]: ...
 
@@ -48,3 +52,23 @@ def token_chunks(
     if limit is not None and limit < count:
         rows = rows[torch.linspace(0, count - 1, limit).round().long()]
     return rows if model.bos is None else torch.nn.functional.pad(rows, (1, 0), value=model.bos)
+
+
+def sample_rows(
+    model: Reader, text: str | None, *, length: int, limit: int, seed: int = 0
+) -> tuple[Int[Tensor, "row pos"], str]:
+    """Rows to take losses on, and what they are in words: a text, the held-out sample, or random tokens
+    repeated.
+
+    Without a text: the held-out sample if the model has a tokenizer, else random tokens of which every second
+    half repeats the first, the one regularity that any vocabulary has.
+    """
+    if text is not None or "tokenizer" in model.kinds:
+        rows = token_chunks(model, heldout_text() if text is None else text, length=length, limit=limit)
+        return (
+            rows,
+            f"{len(rows)} rows of {length} tokens of the {'held-out' if text is None else 'given'} text",
+        )
+    body = (length - (model.bos is not None)) // 2
+    rows = repeated_random_tokens(model, length=body, batch=limit, seed=seed)
+    return rows, f"{limit} rows of {body} random tokens, repeated"
