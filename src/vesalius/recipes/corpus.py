@@ -95,8 +95,8 @@ def split(documents: list[str]) -> tuple[list[str], list[str]]:
 def sample(held_out: list[str], *, characters: int = 200_000, longest: int = 12_000) -> str:
     """The held-out text that ships with the zoo: beginnings of documents, prose and Python by turns.
 
-    Only from packages under Apache-2.0; comments at the head of a file are left out, NOTICE in the zoo's folder
-    says whose they are.
+    Only from packages under Apache-2.0. Comments at the head of a file are left out; NOTICE, in the zoo's
+    folder, says whose the text is.
     """
     folder, ours = cache_folder() / "wheels", set(held_out)
     kinds = []
