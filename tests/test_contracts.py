@@ -1,0 +1,187 @@
+"""What every registered analysis owes its reader, checked for all of them; a new method needs no smoke test.
+
+Each method runs with its defaults on the first network of the testbed that has what it needs: the induction
+circuit written by hand, whose idle heads are all zeros, or a random transformer that reads text.
+"""
+
+import dataclasses
+import functools
+import inspect
+import json
+import math
+import re
+import sys
+import types
+import typing
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+
+import vesalius as vs
+from vesalius.figures import Figure
+from vesalius.result import Headline, Result
+from vesalius.testbed import handwritten_induction, random_attn
+
+NAMES = sorted(vs.methods())
+PLAIN = {int, float, bool, str, Path, type(None)}
+SOURCE = re.compile(r"arXiv|transformer-circuits\.pub|\b(1[89]|20)\d\d\b")
+
+
+@functools.cache
+def reader() -> vs.Model:
+    """A random transformer with a norm and the tokenizer of the zoo."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(files("vesalius.zoo") / "tokenizer.json"))
+    module = random_attn(
+        d_model=32, n_heads=4, d_vocab=tokenizer.get_vocab_size(), n_ctx=256, norm=True, d_mlp=64
+    ).module
+    return vs.Model(module, tokenizer=tokenizer, bos=0, name="random-reader")
+
+
+@functools.cache
+def model_for(name: str) -> vs.Model:
+    fitting = (make() for make in (handwritten_induction, reader))
+    return next(model for model in fitting if not vs.methods()[name].missing(model))
+
+
+@functools.cache
+def result_of(name: str) -> Result:
+    return vs.methods()[name].function(model_for(name))
+
+
+@pytest.fixture(params=NAMES)
+def name(request) -> str:
+    return request.param
+
+
+def no_constants(text: str) -> typing.NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def test_the_result_is_frozen_and_says_where_it_comes_from(name):
+    result, model = result_of(name), model_for(name)
+    assert isinstance(result, Result) and dataclasses.is_dataclass(result)
+    field = dataclasses.fields(result)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(result, field, None)
+    assert result.provenance["method"] == name
+    assert result.provenance["model_hash"] == model.hash
+    assert set(result.provenance["parameters"]) == set(vs.methods()[name].parameters)
+    assert set(result.provenance["versions"]) >= {"vesalius", "torch", "python"}
+
+
+def test_a_saved_result_loads_equal(name, tmp_path):
+    result = result_of(name)
+    folder = result.save(tmp_path / "run")
+    loaded = Result.load(folder)
+    assert type(loaded) is type(result)
+    assert loaded.to_json() == result.to_json()
+    for field in dataclasses.fields(result):
+        before, after = getattr(result, field.name), getattr(loaded, field.name)
+        if isinstance(before, torch.Tensor):
+            assert before.dtype == after.dtype and torch.equal(before.nan_to_num(), after.nan_to_num())
+    assert loaded.summary() == result.summary()
+    assert loaded.figure().to_json() == result.figure().to_json()
+
+
+def test_json_is_strict(name, tmp_path):
+    result = result_of(name)
+    document = json.dumps(result.to_json(), allow_nan=False)
+    assert json.loads(document, parse_constant=no_constants)["kind"] == type(result).__name__
+    stored = (result.save(tmp_path / "run") / "result.json").read_text(encoding="utf-8")
+    json.loads(stored, parse_constant=no_constants)
+
+
+def test_every_headline_has_a_control_or_says_it_only_describes(name):
+    headlines = result_of(name).headlines()
+    assert headlines and all(isinstance(headline, Headline) for headline in headlines)
+    for headline in headlines:
+        assert headline.claim.strip()
+        assert isinstance(headline.value, int | float | str)
+        assert headline.evidence in (True, False, None)
+        if headline.evidence is None:
+            continue
+        assert headline.control is not None or headline.note, f"'{headline.claim}' judges without a control"
+        numbers = [headline.value, headline.control, *(headline.interval or ())]
+        assert not any(isinstance(number, float) and math.isnan(number) for number in numbers), headline
+        if headline.interval is not None:
+            assert headline.interval[0] <= headline.interval[1]
+
+
+def test_there_is_a_control_somewhere(name):
+    assert any(headline.control is not None or headline.evidence is not None for headline in result_of(name).headlines())
+
+
+def test_the_figure_is_json_and_a_picture(name, tmp_path):
+    figure = result_of(name).figure()
+    assert isinstance(figure, Figure) and figure.title.strip()
+    json.dumps(figure.to_json(), allow_nan=False)
+    assert "<script" in figure.html() and "http://" not in re.sub(r"http://www\.w3\.org\S*", "", figure.html())
+    figure.save(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_seed_gives_the_same_bits(name):
+    state = torch.get_rng_state()
+    again = vs.methods()[name].function(model_for(name))
+    assert torch.equal(torch.get_rng_state(), state), "the global random generator was used"
+    first, second = result_of(name).to_json(), again.to_json()
+    assert {k: v for k, v in first.items() if k != "provenance"} == {k: v for k, v in second.items() if k != "provenance"}
+
+
+def test_the_model_is_left_as_it_was(name):
+    model = model_for(name)
+    before = model.hash
+    del model.hash
+    assert model.hash == before
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.module.modules())
+    assert all(parameter.grad is None for parameter in model.module.parameters())
+    assert not model.module.training
+
+
+def test_the_docstring_says_what_and_where_from(name):
+    function = inspect.unwrap(vs.methods()[name].function)
+    text = inspect.getdoc(function)
+    first = text.partition("\n")[0]
+    assert first.endswith(".") and len(first) <= 110, first
+    module = sys.modules[function.__module__]
+    assert SOURCE.search(f"{module.__doc__} {text}"), "no source is named"
+    assert ">>>" in text, "no example"
+
+
+def test_every_parameter_has_a_plain_type_and_a_default_of_it(name):
+    for parameter in vs.methods()[name].parameters.values():
+        assert parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty
+        leaves = list(plain_types(parameter.annotation))
+        assert all(leaf in PLAIN for leaf in leaves), f"{parameter.name}: {parameter.annotation}"
+
+
+def test_the_docstring_explains_parameters_that_have_no_default_value(name):
+    function = inspect.unwrap(vs.methods()[name].function)
+    for parameter in vs.methods()[name].parameters.values():
+        if parameter.default is None:
+            assert f"`{parameter.name}`" in inspect.getdoc(function), f"{parameter.name} is not explained"
+
+
+def test_chance_alone_is_no_evidence(name):
+    """On a random transformer; the rate of false alarms over many of them is G17's."""
+    method = vs.methods()[name]
+    model = next(m for m in (random_attn(seed=11), reader()) if not method.missing(m))
+    fired = [headline.claim for headline in method.function(model).headlines() if headline.evidence]
+    assert not fired, fired
+
+
+def plain_types(annotation) -> typing.Iterator[type]:
+    """The types an annotation is made of: list[int] | None is int and None, a Literal the types of its values."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        yield from (type(value) for value in args)
+    elif origin in (typing.Union, types.UnionType, list, tuple):
+        for arg in args:
+            if arg is not Ellipsis:
+                yield from plain_types(arg)
+    else:
+        yield annotation
