@@ -88,18 +88,8 @@ class Study:
 
     def save(self) -> Path:
         """Write the index, whole or not at all; `add` and `skip` do so themselves."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / INDEX
-        handle, partial = tempfile.mkstemp(prefix=f".{INDEX}-", dir=self.folder)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(_finite(self.to_json()), file, indent=1, ensure_ascii=False, allow_nan=False)
-            os.chmod(partial, 0o644)
-            os.replace(partial, path)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
-        return path
+        text = json.dumps(_finite(self.to_json()), indent=1, ensure_ascii=False, allow_nan=False)
+        return write_whole(self.folder / INDEX, text)
 
     def to_json(self) -> dict[str, Any]:
         """The index: all but the numbers, which lie in the results' folders."""
@@ -154,6 +144,21 @@ def card(model: Model) -> dict[str, Any]:
         "norm": family.norm if family else None,
         "positions": family.positions if family else None,
     }
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write a file beside its place and rename it, so that it is never seen half written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+    return path
 
 
 def _finite(value: Any) -> Any:

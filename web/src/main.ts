@@ -3,6 +3,7 @@
 import { mount, unmount } from "svelte";
 import FigureView from "./FigureView.svelte";
 import type { Figure } from "./figure";
+import { theme } from "./theme.svelte";
 import "./style.css";
 import "./page.css";
 
@@ -24,6 +25,14 @@ async function drawPage(): Promise<void> {
   document.documentElement.dataset.drawn = "all";
 }
 
+function offerTheme(): void {
+  const button = document.querySelector<HTMLButtonElement>("button.vesalius-theme");
+  if (!button) return;
+  button.hidden = false;
+  button.onclick = () => (document.documentElement.dataset.theme = theme.dark ? "light" : "dark");
+}
+
+offerTheme();
 void drawPage();
 
 export default { render };
