@@ -1,8 +1,29 @@
 """Shapes in signatures are checked while the tests run, and only then (jaxtyping and beartype)."""
 
+import json
+import shutil
 import sys
+from pathlib import Path
 
 import jaxtyping
+import pytest
 
 assert "vesalius" not in sys.modules, "vesalius was imported before its shape checks could be installed"
 jaxtyping.install_import_hook("vesalius", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def small_network(tmp_path_factory) -> Path:
+    """A folder with an untrained two-layer network that `load` and the command line open, tokenizer included."""
+    from safetensors.torch import save_file
+
+    import vesalius.zoo
+    from vesalius.architectures.toy import ToyTransformer
+
+    folder = tmp_path_factory.mktemp("networks") / "small"
+    folder.mkdir()
+    shape = dict(n_layers=2, d_model=16, n_heads=2, d_vocab=2048, n_ctx=64)
+    save_file(ToyTransformer(**shape, seed=1).state_dict(), folder / "model.safetensors")
+    (folder / "card.json").write_text(json.dumps({"name": "small", "title": "untrained", "shape": shape}))
+    shutil.copy(Path(vesalius.zoo.__file__).parent / "tokenizer.json", folder)
+    return folder

@@ -220,10 +220,11 @@ def _resolve(root: nn.Module, architecture: Architecture | None, site: Site) -> 
 
 
 def _module_at(root: nn.Module, site: Site) -> nn.Module:
-    modules = dict(root.named_modules())
-    if site.path not in modules:
-        raise VesaliusError(f"site '{site}' names no module of {type(root).__name__}{nearest(site.path, modules)}")
-    return modules[site.path]
+    try:
+        return root.get_submodule(site.path)
+    except AttributeError:
+        paths = [path for path, _ in root.named_modules()]
+        raise VesaliusError(f"site '{site}' names no module of {type(root).__name__}{nearest(site.path, paths)}") from None
 
 
 def _with_call(site: Site) -> Site:
@@ -302,6 +303,7 @@ class _Tap:
     def __init__(self, module: nn.Module) -> None:
         self.edits: dict[str, list[tuple[int | None, Edit]]] = {}
         self.readers: dict[str, list[tuple[int | None, Edit]]] = {}
+        self.ports: frozenset[str] = frozenset()
         self.fired: dict[str, int] = {}
         self.modes: list[_AttentionMode] = []
         self.handles: list[RemovableHandle] = [
@@ -310,8 +312,16 @@ class _Tap:
             module.register_forward_hook(self.leave, always_call=True),
         ]
 
-    def open_ports(self) -> set[str]:
-        return {port for ports in (self.edits, self.readers) for port, operations in ports.items() if operations}
+    def open(self, operations: list[tuple[int | None, Edit]], entry: tuple[int | None, Edit]) -> None:
+        operations.append(entry)
+        self.ports = self._open_ports()
+
+    def close(self, operations: list[tuple[int | None, Edit]], entry: tuple[int | None, Edit]) -> None:
+        operations[:] = [other for other in operations if other is not entry]
+        self.ports = self._open_ports()
+
+    def _open_ports(self) -> frozenset[str]:
+        return frozenset(port for ports in (self.edits, self.readers) for port, open_there in ports.items() if open_there)
 
     def apply(self, port: str, value: Tensor) -> Tensor:
         """Run the operations open at `port`; returns the very same tensor if none of them changed it."""
@@ -324,11 +334,10 @@ class _Tap:
         return value
 
     def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        ports = self.open_ports()
-        if ports.intersection(ATTENTION_PORTS):
+        if not self.ports.isdisjoint(ATTENTION_PORTS):
             self.modes.append(_AttentionMode(self))
             self.modes[-1].__enter__()
-        if "in" not in ports:
+        if "in" not in self.ports:
             return None
         position, name = _first_tensor(enumerate(args)), _first_tensor(kwargs.items())
         if position is not None:
@@ -340,7 +349,7 @@ class _Tap:
         return None if value is kwargs[name] else (args, _replaced(kwargs, name, value))
 
     def after(self, module: nn.Module, args: tuple, output: Any) -> Any:
-        if "out" not in self.open_ports():
+        if "out" not in self.ports:
             return None
         if isinstance(output, Tensor):
             return self.apply("out", output)
@@ -367,12 +376,12 @@ def _tapped(root: nn.Module, site: Site, operation: Edit, *, reads: bool) -> Ite
         tap = _taps[module] = _Tap(module)
     operations = (tap.readers if reads else tap.edits).setdefault(site.port, [])
     entry = (site.call, operation)
-    operations.append(entry)
+    tap.open(operations, entry)
     try:
         yield tap
     finally:
-        operations[:] = [other for other in operations if other is not entry]
-        if not tap.open_ports():
+        tap.close(operations, entry)
+        if not tap.ports:
             for handle in tap.handles:
                 handle.remove()
             _taps.pop(module, None)
@@ -406,7 +415,6 @@ class _AttentionMode(TorchFunctionMode):
     def __init__(self, tap: _Tap) -> None:
         super().__init__()
         self.tap = tap
-        self.ports = tap.open_ports()
         self.pattern: Tensor | None = None
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -421,7 +429,7 @@ class _AttentionMode(TorchFunctionMode):
         return result
 
     def at(self, port: str, value: Tensor) -> Tensor:
-        return self.tap.apply(port, value) if port in self.ports else value
+        return self.tap.apply(port, value) if port in self.tap.ports else value
 
     def fused(
         self,
@@ -438,7 +446,7 @@ class _AttentionMode(TorchFunctionMode):
         heads = query.shape[1]
         every_key, every_value = _for_each_query_head(key, heads), _for_each_query_head(value, heads)
         q, k, v = self.at("q", query), self.at("k", every_key), self.at("v", every_value)
-        if "pattern" in self.ports:
+        if "pattern" in self.tap.ports:
             pattern = _attention_pattern(q, k, attn_mask, is_causal, scale)
             edited = self.at("pattern", pattern)
             if edited is not pattern:

@@ -116,9 +116,9 @@ def dissect(
     dissection = dissect(opened, out=out)
     console = stdout()
     console.print(summary_table(dissection.headlines()))
-    for name, reason in {**dissection.skipped, **dissection.failed}.items():
-        console.print(f"{'failed' if name in dissection.failed else 'skipped'}: {name}: {reason}", markup=False)
-    console.print(f"\nThe report: {dissection.report}", markup=False, highlight=False, soft_wrap=True)
+    for name, reason in dissection.study.skipped.items():
+        console.print(f"{'not made' if name in dissection.failed else 'skipped'}: {name}: {reason}", markup=False, highlight=False)
+    console.print(f"\nreport: {dissection.report}", markup=False, highlight=False, soft_wrap=True)
     return BAD_INPUT if dissection.failed else 0
 
 

@@ -17,35 +17,29 @@ from vesalius.errors import VesaliusError
 from vesalius.method import Method, methods
 from vesalius.model import Model
 from vesalius.report import write_report
-from vesalius.result import Headline, Result
+from vesalius.result import Headline
 from vesalius.study import Study
-from vesalius.terminal import duration, progress_of
+from vesalius.terminal import progress_of
 
 ORDER = (
-    "bigrams", "skip_trigrams", "copying_heads", "composition", "induction_heads", "term_importance",
-    "attention_patterns", "logit_lens", "direct_logit_attribution", "in_context_learning",
+    "bigrams", "skip_trigrams", "copying_heads", "composition", "induction_heads", "induction_ablation",
+    "term_importance", "attention_patterns", "logit_lens", "direct_logit_attribution", "in_context_learning",
 )  # fmt: skip
 """The order in which the battery reads; analyses that are not named follow by name."""
 
 
 @dataclass(frozen=True)
 class Dissection:
-    """A finished dissection: where it lies, what was found, and what was not done and why."""
+    """A finished dissection: the study it made, its report, and what ended with an error."""
 
-    folder: Path
-    results: dict[str, Result]
-    skipped: dict[str, str]
-    """Analysis → what the model lacks for it."""
+    study: Study
+    report: Path
     failed: dict[str, str]
     """Analysis → the error it ended with."""
 
-    @property
-    def report(self) -> Path:
-        return self.folder / "report.html"
-
     def headlines(self) -> list[tuple[str, Headline]]:
         """Every claim with the analysis that makes it."""
-        return [(name, headline) for name, result in self.results.items() for headline in result.headlines()]
+        return [(entry.name, headline) for entry in self.study.entries for headline in entry.headlines]
 
 
 def dissect(model: Model, *, out: str | Path | None = None) -> Dissection:
@@ -53,23 +47,22 @@ def dissect(model: Model, *, out: str | Path | None = None) -> Dissection:
 
     Raises VesaliusError if nothing fits, or if `out` is a folder that holds something other than a study.
     """
-    folder = Path(out) if out is not None else Path("runs") / re.sub(r"[^\w.-]+", "-", model.name).strip("-")
+    folder = Path(out) if out is not None else Path("runs") / re.sub(r"[^\w.-]+", "-", model.name).strip("-.")
     fitting, skipped = battery(model)
     if not fitting:
-        raise VesaliusError(f"no analysis fits {model.name}, which has {', '.join(sorted(model.kinds)) or 'no known architecture'}")
+        kinds = ", ".join(sorted(model.kinds)) or "no known architecture"
+        raise VesaliusError(f"no analysis fits {model.name}, which has {kinds}")
     partial = _beside(folder)
     try:
-        results, failed = _run(model, fitting)
-        study = Study(partial)
-        study.title = f"Dissection of {model.name}"
-        study.text = _introduction(model, results, skipped, failed)
-        for name, result in results.items():
-            study.add(result, text=fitting[name].headline)
+        study = Study(partial, title=f"Dissection of {model.name}", model=model)
+        failed = _run(model, fitting, study)
+        for name, reason in skipped.items():
+            study.skip(name, reason)
         write_report(study, partial / "report.html")
         _replace(folder, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Dissection(folder, results, skipped, failed)
+    return Dissection(Study.load(folder), folder / "report.html", failed)
 
 
 def battery(model: Model) -> tuple[dict[str, Method], dict[str, str]]:
@@ -87,28 +80,18 @@ def battery(model: Model) -> tuple[dict[str, Method], dict[str, str]]:
     return {name: method for name, method in ordered if not missing[name]}, skipped
 
 
-def _run(model: Model, fitting: dict[str, Method]) -> tuple[dict[str, Result], dict[str, str]]:
-    results: dict[str, Result] = {}
+def _run(model: Model, fitting: dict[str, Method], study: Study) -> dict[str, str]:
+    """Run and save one analysis after the other; returns those that ended with an error."""
     failed: dict[str, str] = {}
     with progress_of(len(fitting)) as begin:
         for name, method in fitting.items():
             begin(name)
             try:
-                results[name] = method.function(model)
+                study.add(method.function(model), text=method.headline)
             except VesaliusError as error:
                 failed[name] = str(error)
-    return results, failed
-
-
-def _introduction(model: Model, results: dict[str, Result], skipped: dict[str, str], failed: dict[str, str]) -> str:
-    seconds = sum(result.provenance["seconds"] for result in results.values())
-    lines = [
-        f"{model!r}, weights {model.hash[:12]}.",
-        f"{len(results)} analyses in {duration(seconds)}.",
-        *(f"Failed: {name}: {reason}." for name, reason in failed.items()),
-        *(f"Skipped: {name}: {reason}." for name, reason in skipped.items()),
-    ]
-    return "\n".join(lines)
+                study.skip(name, f"failed: {error}")
+    return failed
 
 
 def _beside(folder: Path) -> Path:

@@ -95,7 +95,7 @@ def family_wise(nulls: Float[Tensor, "draw *family"], *, level: float = 0.01) ->
     The maxima, one for each draw of the null, are taken as Gumbel distributed and fitted by their moments, so
     that a handful of draws can speak about a small `level`; never less than the largest maximum seen.
     """
-    maxima = nulls.detach().flatten(1).amax(1).double()
+    maxima = nulls.detach().reshape(len(nulls), -1).amax(1).double()
     scale = maxima.std().item() * math.sqrt(6) / math.pi if len(maxima) > 1 else 0.0
     fitted = maxima.mean().item() - 0.5772156649 * scale - scale * math.log(-math.log1p(-level))
     return max(fitted, maxima.max().item())

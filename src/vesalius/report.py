@@ -1,7 +1,7 @@
 """A study as one HTML file that opens anywhere, offline: claims with their controls, then each analysis.
 
-Every function takes words and numbers and returns a fragment of HTML, in which all that people typed is escaped.
-Figures travel as JSON and are drawn by the bundle when the file is opened.
+Every function takes words and numbers and returns a fragment of HTML, in which all that people typed is
+escaped. Figures travel as JSON and are drawn by the bundle when the file is opened.
 """
 
 import dataclasses
@@ -69,7 +69,7 @@ def _summary(study: Study) -> str:
     counts = {verdict: sum(h.verdict == verdict for h in every) for verdict in MARKS}
     told = (
         f"{len(study.entries)} analyses made {len(every)} statements: {counts['evidence']} stand against "
-        f"their control, {counts['no evidence']} do not, and {counts['descriptive']} describe and claim nothing."
+        f"their control, {counts['no evidence']} do not, and {counts['descriptive']} only describe."
     )
     rows = []
     for number, entry in enumerate(study.entries, 1):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LOG_WIDTH = 160
 """Columns of a table that is not shown in a terminal."""
 
-VERDICT_STYLES = {"evidence": "green", "no evidence": "red", "descriptive": "dim", "failed": "bold red", "skipped": "dim"}
+VERDICT_STYLES = {"evidence": "green", "no evidence": "red", "descriptive": "dim"}
 
 
 @contextmanager
@@ -86,9 +86,10 @@ def summary_table(rows: Iterable[tuple[str, Headline]]) -> "Table":
     last = None
     for analysis, headline in rows:
         interval = "" if headline.interval is None else f"{number(headline.interval[0])} … {number(headline.interval[1])}"
-        claim = f"{headline.claim} ({headline.note})" if headline.note else headline.claim
-        cells = ("" if analysis == last else analysis, claim, number(headline.value), number(headline.control), interval)
-        table.add_row(*map(Text, cells), Text(headline.verdict, style=VERDICT_STYLES[headline.verdict]))
+        claim = Text.assemble(headline.claim, (f" ({headline.note})" if headline.note else "", "dim"))
+        numbers = map(Text, (number(headline.value), number(headline.control), interval))
+        verdict = Text(headline.verdict, style=VERDICT_STYLES[headline.verdict])
+        table.add_row("" if analysis == last else analysis, claim, *numbers, verdict)
         last = analysis
     return table
 

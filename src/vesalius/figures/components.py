@@ -1,7 +1,7 @@
 """The kinds of figure: one function each, from plain numbers and words to a `Figure`.
 
-Every number that is drawn was computed by the result that calls; these functions check lengths, shorten numbers
-and, for histograms, count.
+Every number that is drawn was computed by the result that calls; these functions check lengths, shorten
+numbers and, for histograms, count.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -169,7 +169,10 @@ def polar(panels: Mapping[str, Any], *, title: str, caption: str = "") -> Figure
 def attention(
     patterns: Any, tokens: Sequence[str], *, title: str, heads: Sequence[str], caption: str = ""
 ) -> Figure:
-    """Attention patterns [head, query, key] over one text: pick a head, point at a token, see what it attends to."""
+    """Attention patterns [head, query, key] over one text.
+
+    The reader picks a head, points at a token, and sees what it attends to or what attends to it.
+    """
     plain = matrix(patterns, dimensions=(3,), name="patterns of attention")
     _, queries, keys = shape(plain)
     same_length({"heads": heads, "patterns": plain})
@@ -203,8 +206,8 @@ def graph(
 ) -> Figure:
     """A circuit: nodes {"id", "label", "column"} from left to right, and the edges between them.
 
-    An edge is {"source", "target", "weight", "kind"}: its width is the size of the weight, it is dashed where the
-    weight is negative, and its colour is the kind.
+    An edge is {"source", "target", "weight", "kind"}: its width is the size of the weight, it is dashed where
+    the weight is negative, and its colour is the kind.
     """
     drawn = [{"id": str(n["id"]), "label": str(n["label"]), "column": numbers(n["column"])} for n in nodes]
     ids = {node["id"] for node in drawn}

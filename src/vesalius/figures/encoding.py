@@ -1,7 +1,7 @@
 """Numbers as small JSON: what a figure holds after tensors, arrays and lists have been read.
 
-Real numbers keep five significant digits (three where there are more than 20,000 of them, finer than any colour
-scale shows), complex numbers become [re, im], and nan and infinities become null.
+Real numbers keep five significant digits (three where there are more than 20,000 of them, finer than any
+colour scale shows), complex numbers become [re, im], and nan and infinities become null.
 """
 
 import math

@@ -1,7 +1,7 @@
 """A figure: the name of a component and a small JSON of data for it.
 
-One bundled component draws it in the report, in a notebook and on a page; matplotlib draws its static twin for
-a paper. A figure never computes: what it shows are numbers that a result already holds.
+One bundled component draws it in the report, in a notebook and on a page; matplotlib draws its static twin
+for a paper. A figure never computes: what it shows are numbers that a result already holds.
 """
 
 import html as markup

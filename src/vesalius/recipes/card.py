@@ -19,16 +19,13 @@ from vesalius.recipes import measured
 from vesalius.recipes.bigrams import bigram_divergence, pair_counts
 from vesalius.recipes.checkpoints import read_checkpoint
 
-RANDOM_TEXT = {
-    "length": 100,
-    "rows": 32,
-    "seed": 1,
-}  # the repeated random tokens on which every card is measured
+# the repeated random tokens on which every card is measured
+RANDOM_TEXT = {"length": 100, "rows": 32, "seed": 1}
 INDUCTION = 0.5  # prefix matching from which a head that copies is called an induction head
 PREVIOUS = 0.4  # mean attention one token back from which a head is called a previous-token head
 
 
-def facts(model: ToyTransformer, rows: Int[Tensor, "row pos"], held_out: Int[Tensor, "row pos"]) -> dict:
+def facts(model: ToyTransformer, rows: Int[Tensor, "row pos"], held_out: Int[Tensor, "text pos"]) -> dict:
     """What a network of this depth is there to show."""
     found = {
         "held_out_loss": measured.mean_loss(model, held_out),
@@ -111,7 +108,7 @@ def induction_facts(model: ToyTransformer, ids: Int[Tensor, "batch pos"]) -> dic
     }
 
 
-def checkpoint_entry(file: Path, shaped: ToyTransformer, held_out: Int[Tensor, "row pos"]) -> dict:
+def checkpoint_entry(file: Path, shaped: ToyTransformer, held_out: Int[Tensor, "text pos"]) -> dict:
     """One checkpoint as it is shipped, quantised: its loss, and how far induction has come."""
     model = ToyTransformer(**shaped.shape)
     model.load_state_dict(read_checkpoint(file))

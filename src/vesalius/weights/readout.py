@@ -61,3 +61,18 @@ def before_norm(model: Model, columns: Float[Tensor, "*batch d_model"]) -> Float
 
 def _centres(model: Model) -> bool:
     return model.architecture.norm == "layer" and model.has("norm_final")
+
+
+def unembedded(model: Model, stream: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+    """Logits that the final norm and the unembedding make of any residual stream (before a cap, if there is
+    one)."""
+    stream = stream if stream.dtype is torch.float64 else stream.float()
+    if _centres(model):
+        stream = stream - stream.mean(-1, keepdim=True)
+    if model.has("norm_final"):
+        stream = stream * (stream.square().mean(-1, keepdim=True) + model.weight("eps").to(stream)).rsqrt()
+        stream = stream * model.weight("norm_final").to(stream)
+    if model.has("norm_final_bias"):
+        stream = stream + model.weight("norm_final_bias").to(stream)
+    logits = stream @ model.weight("W_U").to(stream)
+    return logits + model.weight("b_U").to(logits) if model.has("b_U") else logits

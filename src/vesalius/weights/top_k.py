@@ -30,6 +30,8 @@ TILE = 1024
 """Entries multiplied at a time: a tile of 128 lines is half a megabyte and stays in the cache."""
 GROUP = 16
 """Entries that share one maximum."""
+FEW = 8
+"""Maxima that share one again, where there are many."""
 
 
 class Ranked(NamedTuple):
@@ -82,15 +84,18 @@ def _ranked(lines: Float[Tensor, "line r"], entries: Float[Tensor, "entry r"], k
     wanted = min(k + 1, n)  # one more than asked for, to see whether the last place is shared
     group = GROUP if wanted * GROUP <= n else 1
     buffer = lines.new_full((tiles * TILE, block), -torch.inf)
-    maxima = lines.new_empty((tiles * TILE // group, block))
+    members = rearrange(
+        buffer, "(tile member group) line -> tile member group line", tile=tiles, member=group
+    )
+    maxima = lines.new_empty((tiles, TILE // group, block))
     values = lines.new_empty((len(lines), k))
     indices = torch.empty((len(lines), k), dtype=torch.long, device=lines.device)
     for start in range(0, len(lines), block):
         here = slice(min(start, len(lines) - block), min(start, len(lines) - block) + block)
-        _fill(buffer, maxima, lines[here], entries, group)
-        candidates = _members(maxima.mT.contiguous().topk(wanted).indices, group)
-        best, place = buffer.mT.gather(1, candidates).topk(wanted)
-        chosen = candidates.gather(1, place)
+        _fill(members, maxima, lines[here], entries)
+        groups = _largest(rearrange(maxima, "tile group line -> (tile group) line"), wanted)
+        tile, within = groups // (TILE // group), groups % (TILE // group)
+        best, chosen = _best_of(buffer, tile * TILE + within, wanted, members=group, apart=TILE // group)
         if wanted > k:
             tied = (best[:, k - 1] == best[:, k]).nonzero()[:, 0]
             if len(tied):
@@ -101,24 +106,41 @@ def _ranked(lines: Float[Tensor, "line r"], entries: Float[Tensor, "entry r"], k
     return Ranked(values, indices.gather(1, order))
 
 
-def _fill(buffer: Tensor, maxima: Tensor, lines: Tensor, entries: Tensor, group: int) -> None:
+def _fill(
+    buffer: Float[Tensor, "tile member group line"],
+    maxima: Float[Tensor, "tile group line"],
+    lines: Float[Tensor, "line r"],
+    entries: Float[Tensor, "entry r"],
+) -> None:
     """All entries of these lines, and the largest of every group, one tile at a time."""
-    groups = TILE // group
+    flat = rearrange(buffer, "tile member group line -> (tile member group) line")
     for tile, start in enumerate(range(0, len(entries), TILE)):
         end = min(start + TILE, len(entries))
-        torch.matmul(entries[start:end], lines.mT, out=buffer[start:end])
-        members = rearrange(
-            buffer[start : start + TILE], "(member group) line -> member group line", group=groups
-        )
-        torch.amax(members, 0, out=maxima[tile * groups : (tile + 1) * groups])
+        torch.matmul(entries[start:end], lines.mT, out=flat[start:end])
+        torch.amax(buffer[tile], 0, out=maxima[tile])
 
 
-def _members(chosen: Int[Tensor, "line wanted"], group: int) -> Int[Tensor, "line candidate"]:
-    """The entries of the chosen groups; those of one group lie TILE / group apart."""
-    groups = TILE // group
-    first = chosen // groups * TILE + chosen % groups
-    steps = torch.arange(0, TILE, groups, device=chosen.device)
-    return rearrange(first[:, :, None] + steps, "line wanted member -> line (wanted member)")
+def _largest(values: Float[Tensor, "entry line"], wanted: int) -> Int[Tensor, "line wanted"]:
+    """Where the largest values of every line are, by maxima of groups again while there are many."""
+    if len(values) % FEW or len(values) // FEW < max(wanted, 64):
+        return values.mT.contiguous().topk(wanted).indices
+    groups = rearrange(values, "(member group) line -> member group line", member=FEW).amax(0)
+    return _best_of(values, _largest(groups, wanted), wanted, members=FEW, apart=len(groups)).indices
+
+
+def _best_of(
+    values: Float[Tensor, "entry line"],
+    first: Int[Tensor, "line group"],
+    wanted: int,
+    *,
+    members: int,
+    apart: int,
+) -> Ranked:
+    """The largest values of every line among groups that begin at `first`, their members `apart` entries apart."""
+    steps = torch.arange(members, device=values.device) * apart
+    candidates = rearrange(first[:, :, None] + steps, "line group member -> line (group member)")
+    best, place = values.mT.gather(1, candidates).topk(wanted)
+    return Ranked(best, candidates.gather(1, place))
 
 
 def _first_of_equals(
