@@ -20,6 +20,7 @@ import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
@@ -34,8 +35,11 @@ from vesalius.recipes.bigrams import fit_bigrams, pair_counts
 from vesalius.recipes.card import checkpoint_entry, curves, facts, rounded, write_card
 from vesalius.recipes.checkpoints import write_checkpoint
 from vesalius.recipes.corpus import corpus as read_corpus
-from vesalius.recipes.tokenizer import encode, load_tokenizer, tokenizer_hash
+from vesalius.recipes.tokenizer import encode, load_tokenizer, tokenizer_hash, train_tokenizer
 from vesalius.recipes.training import fit, half, write
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 WIDTH = {"d_model": 256, "n_heads": 8, "n_ctx": 256}
 SETTINGS = {"batch": 16, "muon": 0.02, "adam": 0.01, "warmup": 100, "weight_decay": 0.01, "clip": 1.0}
@@ -60,7 +64,7 @@ RECIPES = {
         {"n_layers": 2},
         14_000,
         SETTINGS,
-        (0, 100, 250, 400, 500, 600, 700, 850, 1_000, 1_500, 2_500, 5_000, 14_000),
+        (0, 100, 300, 450, 500, 550, 600, 650, 700, 800, 1_000, 1_500, 3_000, 7_000, 14_000),
     ),
     "mlp-1l": Recipe(
         "One layer of attention and one of neurons", {"n_layers": 1, "d_mlp": 512}, 6_000, SETTINGS
@@ -127,6 +131,11 @@ def train(
     }
     write_card(card, out / "card.json")
     return out
+
+
+def shared_tokenizer() -> Tokenizer:
+    """The tokenizer of the zoo, learnt from every third training document; saved, it is the shipped file."""
+    return train_tokenizer(read_corpus().train[::3])
 
 
 def cut(tokens: Int[Tensor, " token"], length: int) -> Int[Tensor, "row pos"]:
