@@ -1,0 +1,81 @@
+"""Files of tensors: safetensors, and torch files that hold nothing but tensors. A pickle is never run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from vesalius.errors import VesaliusError
+
+TORCH_FILES = (".pt", ".pth", ".bin")
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file by name, on the CPU.
+
+    Raises VesaliusError if the file is missing, cut short or damaged, holds anything but tensors, or would have
+    to run code to be read.
+    """
+    if not path.is_file():
+        raise VesaliusError(f"There is no file {path}; expected .safetensors or {', '.join(TORCH_FILES)}.")
+    if path.suffix == ".safetensors":
+        return load_safetensors(path)
+    if path.suffix in TORCH_FILES:
+        return load_torch(path)
+    raise VesaliusError(
+        f"{path.name} is not a file of tensors; expected .safetensors or {', '.join(TORCH_FILES)}."
+    )
+
+
+def load_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise VesaliusError(
+            f"{path.name} is damaged or cut short ({error}); fetch or save it again."
+        ) from None
+
+
+def load_torch(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file written by `torch.save`, read with `weights_only`."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise VesaliusError(
+            f"{path.name} is a pickle that would run code when read, which Vesalius never does; where you trust it, "
+            "write its tensors with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')."
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise VesaliusError(
+            f"{path.name} is damaged or cut short ({reason}); fetch or save it again."
+        ) from None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise VesaliusError(
+            f"{path.name} holds a {type(state).__name__}; expected names with one tensor each."
+        )
+    return dict(state)
+
+
+def check_finite(state: Mapping[str, Tensor], *, name: str) -> None:
+    """Raise VesaliusError naming the first tensor of `state` that holds NaN or infinity."""
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise VesaliusError(f"weight '{key}' of {name} holds NaN or infinity; expected finite numbers")
+
+
+def halves_from_pairs(weight: Float[Tensor, "out d_model"], heads: int) -> Float[Tensor, "out d_model"]:
+    """Rows of a query or key matrix that turns neighbours (2i, 2i+1), reordered to turn (i, i + d_head/2).
+
+    The original Llama, llama2.c and llama.cpp rotate neighbouring dimensions, transformers the two halves of a
+    head (Su et al. 2021, arXiv 2104.09864); with the rows reordered the two give the same scores.
+    """
+    return rearrange(weight, "(head i two) d_model -> (head two i) d_model", head=heads, two=2)
