@@ -175,7 +175,9 @@ class Model:
         return torch.tensor(rows, device=self.device)
 
     def token(self, text: str) -> int:
-        """The id of a text that is one single token."""
+        """The id of a text that is one single token; "#12" is token 12 of a model without tokenizer."""
+        if self.tokenizer is None and text.startswith("#") and text[1:].isdecimal() and int(text[1:]) < self.d_vocab:
+            return int(text[1:])
         ids = self._tokenizer().encode(text, add_special_tokens=False).ids
         if len(ids) != 1:
             pieces = ", ".join(repr(piece) for piece in self.strings(ids))
@@ -252,7 +254,7 @@ def load(name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.fl
 
 
 def _read(name: str, dtype: torch.dtype, download: bool) -> Parts:
-    from vesalius.formats import gguf, huggingface, zoo
+    from vesalius.formats import gguf, huggingface, llama2c, zoo
 
     path = Path(name).expanduser()
     if name.startswith("zoo/"):
@@ -261,6 +263,8 @@ def _read(name: str, dtype: torch.dtype, download: bool) -> Parts:
         return zoo.read_folder(path)
     if path.suffix == ".gguf":
         return gguf.read(path, dtype=dtype)
+    if path.suffix == ".bin":
+        return llama2c.read(path, dtype=dtype)
     return huggingface.read(name, dtype=dtype, download=download)
 
 
