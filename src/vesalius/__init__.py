@@ -1,16 +1,68 @@
 """Vesalius opens trained networks: from parameters to features, circuits and algorithms, with the evidence shown.
 
+Every analysis is an attribute too, imported when it is first used:
+
 >>> import vesalius as vs
->>> sorted(name for name in vs.__all__ if name.islower())[:3]
-['Model', 'add', 'at']
+>>> vs.copying_heads.__name__
+'copying_heads'
 """
 
+from typing import Any
+
+import vesalius.methods  # before the function of that name, which would otherwise be replaced by the package
 from vesalius.access import Recording, intervene, record, sites_of
 from vesalius.edits import add, at, clamp, freeze, mean, patch, project_out, resample, set_to, zero
-from vesalius.errors import VesaliusError
+from vesalius.errors import VesaliusError, nearest
 from vesalius.method import Method, method, methods
 from vesalius.model import Model, load
 from vesalius.result import Headline, Result
 from vesalius.site import Site
+from vesalius.study import Study
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Headline",
+    "Method",
+    "Model",
+    "Recording",
+    "Result",
+    "Site",
+    "Study",
+    "VesaliusError",
+    "add",
+    "at",
+    "clamp",
+    "dissect",
+    "freeze",
+    "intervene",
+    "load",
+    "mean",
+    "method",
+    "methods",
+    "patch",
+    "project_out",
+    "record",
+    "resample",
+    "set_to",
+    "sites_of",
+    "zero",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """`dissect` and the analyses, imported when they are first asked for."""
+    if name.startswith("_"):
+        raise AttributeError(name)
+    if name == "dissect":
+        from vesalius.dissect import dissect as found
+    elif name in methods():
+        found = methods()[name].function
+    else:
+        raise AttributeError(f"vesalius has no '{name}'{nearest(name, __dir__())}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *methods()})

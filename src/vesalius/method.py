@@ -90,7 +90,7 @@ def method(*, needs: Iterable[str] = ()) -> Callable[[Callable[..., Result]], Ca
                 result = function(model, **parameters)
             return replace(result, provenance=_provenance(name, function, parameters, model, time.perf_counter() - started))
 
-        _registry[name] = Method(name, run, needed, room=function.__module__.split(".")[-2])
+        _registry[name] = Method(name, run, needed, room=function.__module__.split(".")[-2:][0])
         return run
 
     return decorate

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from vesalius.errors import VesaliusError
 from vesalius.method import methods
@@ -103,7 +103,7 @@ class Study:
         }
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path) -> "Study":
         """Open a study that exists.
 
         Raises VesaliusError if there is none, if it is damaged, or if a result that it names is missing.

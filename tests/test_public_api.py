@@ -1,0 +1,42 @@
+"""What `vesalius` offers is exactly one list, and the analyses."""
+
+import inspect
+
+import pytest
+
+import vesalius as vs
+
+PUBLIC = [
+    "Headline", "Method", "Model", "Recording", "Result", "Site", "Study", "VesaliusError",
+    "add", "at", "clamp", "dissect", "freeze", "intervene", "load", "mean", "method", "methods",
+    "patch", "project_out", "record", "resample", "set_to", "sites_of", "zero",
+]  # fmt: skip
+
+
+def test_the_list_is_the_list():
+    assert vs.__all__ == PUBLIC
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_name_is_there_and_documented(name):
+    assert inspect.getdoc(getattr(vs, name)), f"vs.{name} has no docstring"
+
+
+@pytest.mark.parametrize("name", sorted(vs.methods()))
+def test_every_analysis_is_an_attribute(name):
+    assert getattr(vs, name) is vs.methods()[name].function
+    assert name in dir(vs)
+
+
+def test_functions_stay_functions_after_their_modules_are_imported():
+    import vesalius.dissect
+    import vesalius.method
+    import vesalius.methods
+
+    assert vs.dissect is vs.__getattr__("dissect")
+    assert callable(vs.dissect) and callable(vs.methods) and callable(vs.method)
+
+
+def test_a_wrong_name_is_answered_with_the_nearest():
+    with pytest.raises(AttributeError, match="the nearest is copying_heads"):
+        vs.copying_head  # noqa: B018
