@@ -1,0 +1,1 @@
+"""Circuits: what attention heads and paths compute, from weights and from behaviour."""
