@@ -135,8 +135,8 @@ def _choices(entry: Entry, result: Result) -> str:
 
 
 def _facts(facts: dict[str, Any]) -> str:
-    known = {name.replace("_", " "): value for name, value in facts.items() if value is not None}
-    pairs = (f"<div><dt>{escape(name)}</dt><dd>{_number(value)}</dd></div>" for name, value in known.items())
+    known = [(escape(name), _number(value)) for name, value in facts.items() if value is not None]
+    pairs = (f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in known)
     return f"<dl>{''.join(pairs)}</dl>"
 
 
