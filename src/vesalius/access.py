@@ -11,9 +11,10 @@ a recording sees the value after every edit, which is the value that flows on.
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -47,9 +48,9 @@ class Recording(Mapping[str, Tensor]):
     `runs` holds one dictionary for each forward; reading by address needs exactly one forward.
     """
 
-    def __init__(self, root: nn.Module, architecture: Architecture | None) -> None:
+    def __init__(self, names: "_Names") -> None:
         self.runs: list[dict[str, Tensor]] = []
-        self._root, self._architecture = root, architecture
+        self._names = names
 
     def __getitem__(self, key: str | Site) -> Tensor:
         run, site = self._only_run(), Site.parse(key)
@@ -67,7 +68,7 @@ class Recording(Mapping[str, Tensor]):
 
     def stack(self, site: str | Site) -> Tensor:
         """All the layers a role address names, stacked along a new first axis."""
-        return torch.stack([self[str(label)] for label, _ in _resolve(self._root, self._architecture, Site.parse(site))])
+        return torch.stack([self[target.label] for target in self._names.targets(site)])
 
     def _only_run(self) -> dict[str, Tensor]:
         if len(self.runs) != 1:
@@ -96,23 +97,26 @@ def record(
     Raises VesaliusError for an unknown site, a site that never fired, or a module that ran twice in one forward
     and was addressed without `#CALL`.
     """
-    root, architecture = _open(model)
-    wanted = [sites] if isinstance(sites, str | Site) else list(sites)
-    targets = [pair for site in wanted for pair in _resolve(root, architecture, Site.parse(site))]
-    acts = Recording(root, architecture)
+    names = _Names(model)
+    targets = [target for site in ([sites] if isinstance(sites, str | Site) else sites) for target in names.targets(site)]
+    acts = Recording(names)
     copies: dict[int, tuple[ref, int, Tensor]] = {}
 
     def begin() -> None:
         acts.runs.append({})
         copies.clear()
 
-    def reader(label: str, address: Site) -> Edit:
+    def reader(target: _Target) -> Edit:
+        label, address = target.label, target.address
+
         def read(value: Tensor) -> Tensor:
             if not acts.runs:
                 begin()
             run = acts.runs[-1]
             if label in run:
-                raise VesaliusError(f"'{address.path}' runs several times in one forward; name the call, as in '{_with_call(address)}'")
+                raise VesaliusError(
+                    f"'{address.path}' runs several times in one forward; name the call, as in '{replace(address, call=0, index=None)}'"
+                )
             kept = take(value, address)
             run[label] = kept if gradients else _copied(kept, copies)
             if stop and len(run) == len(targets):
@@ -121,16 +125,13 @@ def record(
 
         return read
 
-    with ExitStack() as stack:
-        taps = [stack.enter_context(_tapped(root, address, reader(str(label), address), reads=True)) for label, address in targets]
-        stack.enter_context(_at_start_of(root, begin, taps))
+    with _open(names.root, [(target, reader(target)) for target in targets], "readers", begin):
         try:
             yield acts
         except Stopped:
             if not stop:
                 raise
-    fired = {label for run in acts.runs for label in run}
-    _demand([(label, address, str(label) in fired) for label, address in targets], root)
+    _demand(targets, {label for run in acts.runs for label in run})
 
 
 @contextmanager
@@ -144,34 +145,25 @@ def intervene(
 
     Raises VesaliusError for an unknown site, a site that never fired, or an edit that changes shape or dtype.
     """
-    root, architecture = _open(model)
-    targets = [
-        (label, address, edit)
-        for site, edit in edits.items()
-        for label, address in _resolve(root, architecture, Site.parse(site))
-    ]
+    names = _Names(model)
+    targets = [(target, edit) for site, edit in edits.items() for target in names.targets(site)]
     fired: set[str] = set()
 
-    def editor(label: str, address: Site, edit: Edit) -> Edit:
+    def editor(target: _Target, edit: Edit) -> Edit:
         def apply(value: Tensor) -> Tensor:
-            fired.add(label)
-            old = take(value, address)
+            fired.add(target.label)
+            old = take(value, target.address)
             new = edit(old)
             if not isinstance(new, Tensor) or (new.shape != old.shape and not resize) or new.dtype != old.dtype:
                 given = f"{tuple(new.shape)} {new.dtype}" if isinstance(new, Tensor) else type(new).__name__
-                raise VesaliusError(f"the edit at '{label}' returned {given}; expected {tuple(old.shape)} {old.dtype}")
-            return new if address.index is None else _put(value, address, new)
+                raise VesaliusError(f"the edit at '{target.label}' returned {given}; expected {tuple(old.shape)} {old.dtype}")
+            return new if target.address.index is None else _put(value, target.address, new)
 
         return apply
 
-    with ExitStack() as stack:
-        taps = [
-            stack.enter_context(_tapped(root, address, editor(str(label), address, edit), reads=False))
-            for label, address, edit in targets
-        ]
-        stack.enter_context(_at_start_of(root, lambda: None, taps))
+    with _open(names.root, [(target, editor(target, edit)) for target, edit in targets], "edits", lambda: None):
         yield
-    _demand([(label, address, str(label) in fired) for label, address, _ in targets], root)
+    _demand([target for target, _ in targets], fired)
 
 
 def take(value: Tensor, site: Site) -> Tensor:
@@ -184,63 +176,78 @@ def take(value: Tensor, site: Site) -> Tensor:
 
 def sites_of(model: Opened | nn.Module, site: str | Site) -> list[Site]:
     """Every single address that a site names: one for each layer of a role, itself for a path."""
-    root, architecture = _open(model)
-    return [label for label, _ in _resolve(root, architecture, Site.parse(site))]
+    return [Site.parse(target.label) for target in _Names(model).targets(site)]
 
 
 # ---------------------------------------------------------------------------------------------- from site to module
 
 
-def _open(model: Opened | nn.Module) -> tuple[nn.Module, Architecture | None]:
-    if isinstance(model, nn.Module):
-        return model, architecture_of(model)
-    return model.module, model.architecture
+class _Target(NamedTuple):
+    """One single address: what it is called, where it is, and the module there."""
+
+    label: str
+    address: Site
+    module: nn.Module
 
 
-def _resolve(root: nn.Module, architecture: Architecture | None, site: Site) -> list[tuple[Site, Site]]:
-    """The single addresses a site names, each as (what it is called, where it is)."""
-    if site.role is None:
-        _module_at(root, site)
-        return [(site, site)]
-    if architecture is None:
-        raise VesaliusError(
-            f"site '{site}' names a role, but {type(root).__name__} is not a known architecture; expected PATH[:PORT]"
-        )
-    template = architecture.sites.get(site.role)
-    if template is None:
-        raise VesaliusError(
-            f"{architecture.name} has no '{site.role}'; it has {', '.join(architecture.sites)}{nearest(site.role, architecture.sites)}"
-        )
-    if site.role in GLOBAL_ROLES:
-        pairs = [(site, Site.parse(template))]
-    else:
-        numbers = site.layer_numbers(architecture.shape(root).n_layers)
-        pairs = [(replace(site, layers=str(n)), Site.parse(template.format(n))) for n in numbers]
-    return [(label, replace(address, index=site.index)) for label, address in pairs]
+class _Names:
+    """What addresses mean in one network."""
 
+    def __init__(self, model: Opened | nn.Module) -> None:
+        bare = isinstance(model, nn.Module)
+        self.root = model if bare else model.module
+        self.architecture = architecture_of(model) if bare else model.architecture
 
-def _module_at(root: nn.Module, site: Site) -> nn.Module:
-    try:
-        return root.get_submodule(site.path)
-    except AttributeError:
-        paths = [path for path, _ in root.named_modules()]
-        raise VesaliusError(f"site '{site}' names no module of {type(root).__name__}{nearest(site.path, paths)}") from None
+    @cached_property
+    def n_layers(self) -> int:
+        assert self.architecture is not None
+        return self.architecture.shape(self.root).n_layers
 
-
-def _with_call(site: Site) -> Site:
-    return replace(site, call=0, index=None)
-
-
-def _demand(fired: list[tuple[Site, Site, bool]], root: nn.Module) -> None:
-    """Raise if a site was asked for and never seen: silence would be a wrong answer."""
-    for label, address, seen in fired:
-        if not seen:
-            where = type(_module_at(root, address)).__name__
-            why = (
-                f"no attention was computed in '{address.path}' ({where})"
-                if address.port in ATTENTION_PORTS
-                else f"module '{address.path or 'the whole network'}' ({where}) did not run"
+    def targets(self, text: str | Site) -> list[_Target]:
+        """The single addresses a site names."""
+        site = Site.parse(text)
+        if site.role is None:
+            return [_Target(str(site), site, self._module(site))]
+        if self.architecture is None:
+            raise VesaliusError(
+                f"site '{site}' names a role, but {type(self.root).__name__} is not a known architecture; expected PATH[:PORT]"
             )
+        known = self.architecture.sites
+        if site.role not in known:
+            raise VesaliusError(
+                f"{self.architecture.name} has no '{site.role}'; it has {', '.join(known)}{nearest(site.role, known)}"
+            )
+        template = known[site.role]
+        if site.role in GLOBAL_ROLES:
+            return [self._target(site, template)]
+        return [
+            self._target(replace(site, layers=str(layer)), template.format(layer))
+            for layer in site.layer_numbers(self.n_layers)
+        ]
+
+    def _target(self, label: Site, place: str) -> _Target:
+        address = Site.parse(place)
+        if label.index is not None:
+            address = replace(address, index=label.index)
+        return _Target(str(label), address, self._module(address))
+
+    def _module(self, site: Site) -> nn.Module:
+        try:
+            return self.root.get_submodule(site.path)
+        except AttributeError:
+            paths = [path for path, _ in self.root.named_modules()]
+            raise VesaliusError(
+                f"site '{site}' names no module of {type(self.root).__name__}{nearest(site.path, paths)}"
+            ) from None
+
+
+def _demand(targets: Iterable[_Target], fired: set[str]) -> None:
+    """Raise if a site was asked for and never seen: silence would be a wrong answer."""
+    for label, address, module in targets:
+        if label not in fired:
+            where = f"'{address.path or 'the whole network'}' ({type(module).__name__})"
+            inside = address.port in ATTENTION_PORTS
+            why = f"no attention was computed in {where}" if inside else f"module {where} did not run"
             raise VesaliusError(f"site '{label}' never fired: {why}{' that many times' if address.call else ''}")
 
 
@@ -301,27 +308,38 @@ class _Tap:
     """What is open on one module: for each port the edits, then the readers, and how often it has fired."""
 
     def __init__(self, module: nn.Module) -> None:
+        self.module = module
         self.edits: dict[str, list[tuple[int | None, Edit]]] = {}
         self.readers: dict[str, list[tuple[int | None, Edit]]] = {}
-        self.ports: frozenset[str] = frozenset()
         self.fired: dict[str, int] = {}
         self.modes: list[_AttentionMode] = []
-        self.handles: list[RemovableHandle] = [
-            module.register_forward_pre_hook(self.before, with_kwargs=True),
-            module.register_forward_hook(self.after),
-            module.register_forward_hook(self.leave, always_call=True),
-        ]
+        self.handles: dict[str, RemovableHandle] = {}
 
-    def open(self, operations: list[tuple[int | None, Edit]], entry: tuple[int | None, Edit]) -> None:
-        operations.append(entry)
-        self.ports = self._open_ports()
+    def open(self, port: str, kind: str, entry: tuple[int | None, Edit]) -> None:
+        getattr(self, kind).setdefault(port, []).append(entry)
+        if port == "out":
+            self._hook("out", lambda: self.module.register_forward_hook(self.after))
+            return
+        self._hook("in", lambda: self.module.register_forward_pre_hook(self.before, with_kwargs=True))
+        if port != "in":
+            self._hook("leave", lambda: self.module.register_forward_hook(self.leave, always_call=True))
 
-    def close(self, operations: list[tuple[int | None, Edit]], entry: tuple[int | None, Edit]) -> None:
-        operations[:] = [other for other in operations if other is not entry]
-        self.ports = self._open_ports()
+    def close(self, port: str, kind: str, entry: tuple[int | None, Edit]) -> None:
+        entries = getattr(self, kind)[port]
+        entries[:] = [other for other in entries if other is not entry]
+        if not entries:
+            del getattr(self, kind)[port]
+        if not self.edits and not self.readers:
+            for handle in self.handles.values():
+                handle.remove()
+            _taps.pop(self.module, None)
 
-    def _open_ports(self) -> frozenset[str]:
-        return frozenset(port for ports in (self.edits, self.readers) for port, open_there in ports.items() if open_there)
+    def is_open(self, port: str) -> bool:
+        return port in self.edits or port in self.readers
+
+    def _hook(self, name: str, register: Callable[[], RemovableHandle]) -> None:
+        if name not in self.handles:
+            self.handles[name] = register()
 
     def apply(self, port: str, value: Tensor) -> Tensor:
         """Run the operations open at `port`; returns the very same tensor if none of them changed it."""
@@ -334,10 +352,10 @@ class _Tap:
         return value
 
     def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        if not self.ports.isdisjoint(ATTENTION_PORTS):
+        if "leave" in self.handles:
             self.modes.append(_AttentionMode(self))
             self.modes[-1].__enter__()
-        if "in" not in self.ports:
+        if not self.is_open("in"):
             return None
         position, name = _first_tensor(enumerate(args)), _first_tensor(kwargs.items())
         if position is not None:
@@ -349,8 +367,6 @@ class _Tap:
         return None if value is kwargs[name] else (args, _replaced(kwargs, name, value))
 
     def after(self, module: nn.Module, args: tuple, output: Any) -> Any:
-        if "out" not in self.ports:
-            return None
         if isinstance(output, Tensor):
             return self.apply("out", output)
         key = _first_tensor(output.items() if isinstance(output, Mapping) else enumerate(output))
@@ -368,45 +384,39 @@ _taps: WeakKeyDictionary[nn.Module, _Tap] = WeakKeyDictionary()
 
 
 @contextmanager
-def _tapped(root: nn.Module, site: Site, operation: Edit, *, reads: bool) -> Iterator[_Tap]:
-    """Keep `operation` open at a site; the last operation to close takes the module's hooks away."""
-    module = _module_at(root, site)
-    tap = _taps.get(module)
-    if tap is None:
-        tap = _taps[module] = _Tap(module)
-    operations = (tap.readers if reads else tap.edits).setdefault(site.port, [])
-    entry = (site.call, operation)
-    tap.open(operations, entry)
-    try:
-        yield tap
-    finally:
-        tap.close(operations, entry)
-        if not tap.ports:
-            for handle in tap.handles:
-                handle.remove()
-            _taps.pop(module, None)
+def _open(root: nn.Module, operations: list[tuple[_Target, Edit]], kind: str, begin: Callable[[], None]) -> Iterator[None]:
+    """Keep operations open at their targets; a forward of `root` begins a new run and counts calls from 0.
 
-
-@contextmanager
-def _at_start_of(root: nn.Module, begin: Callable[[], None], taps: list[_Tap]) -> Iterator[None]:
-    """Within the block, a forward of `root` begins a new run and counts every tap's calls from 0."""
+    The last operation to close on a module takes its hooks away.
+    """
+    opened: list[tuple[_Tap, str, tuple[int | None, Edit]]] = []
 
     def start(module: nn.Module, args: tuple) -> None:
         begin()
-        for tap in taps:
+        for tap, _, _ in opened:
             tap.fired.clear()
 
     handle = root.register_forward_pre_hook(start, prepend=True)
     try:
+        for (_, address, module), operation in operations:
+            tap = _taps.get(module)
+            if tap is None:
+                tap = _taps[module] = _Tap(module)
+            entry = (address.call, operation)
+            tap.open(address.port, kind, entry)
+            opened.append((tap, address.port, entry))
         yield
     finally:
         handle.remove()
+        for tap, port, entry in opened:
+            tap.close(port, kind, entry)
 
 
 # --------------------------------------------------------------------------------------------------- inside attention
 
 _MATMULS = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm}
 _SOFTMAXES = {F.softmax, torch.softmax, Tensor.softmax}
+_WATCHED = {F.scaled_dot_product_attention, *_MATMULS, *_SOFTMAXES}
 
 
 class _AttentionMode(TorchFunctionMode):
@@ -418,18 +428,19 @@ class _AttentionMode(TorchFunctionMode):
         self.pattern: Tensor | None = None
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
+        if function not in _WATCHED:
+            return function(*args, **(kwargs or {}))
         if function is F.scaled_dot_product_attention:
-            return self.fused(*args, **kwargs)
+            return self.fused(*args, **(kwargs or {}))
         if function in _MATMULS and len(args) == 2 and args[0].dim() == args[1].dim() == 4:
             return self.weighted(function, *args) if self.pattern is not None else self.scored(function, *args)
-        result = function(*args, **kwargs)
+        result = function(*args, **(kwargs or {}))
         if function in _SOFTMAXES and result.dim() == 4:
             self.pattern = result = self.at("pattern", result)
         return result
 
     def at(self, port: str, value: Tensor) -> Tensor:
-        return self.tap.apply(port, value) if port in self.tap.ports else value
+        return self.tap.apply(port, value) if self.tap.is_open(port) else value
 
     def fused(
         self,
@@ -446,7 +457,7 @@ class _AttentionMode(TorchFunctionMode):
         heads = query.shape[1]
         every_key, every_value = _for_each_query_head(key, heads), _for_each_query_head(value, heads)
         q, k, v = self.at("q", query), self.at("k", every_key), self.at("v", every_value)
-        if "pattern" in self.tap.ports:
+        if self.tap.is_open("pattern"):
             pattern = _attention_pattern(q, k, attn_mask, is_causal, scale)
             edited = self.at("pattern", pattern)
             if edited is not pattern:

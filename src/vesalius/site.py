@@ -11,6 +11,7 @@ attention port), channels (of an image) or units: `[3]`, `[0:4]`, `[1,5]`.
 
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from vesalius.errors import VesaliusError, nearest
 
@@ -55,8 +56,10 @@ class Site:
 
         Raises VesaliusError naming the part that is wrong and the nearest valid one.
         """
-        if isinstance(text, Site):
-            return text
+        return text if isinstance(text, Site) else _parsed(text)
+
+    @classmethod
+    def _read(cls, text: str) -> "Site":
         match = _GRAMMAR.fullmatch(text.strip())
         if match is None:
             raise VesaliusError(f"'{text}' is not a site; expected {_FORM}")
@@ -117,6 +120,11 @@ class Site:
     def whole(self) -> "Site":
         """The same address without its index."""
         return replace(self, index=None)
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> Site:
+    return Site._read(text)
 
 
 def _parse_index(text: str | None, site: str) -> Index | None:
