@@ -10,7 +10,9 @@ from vesalius.errors import VesaliusError
 @dataclass
 class Letters:
     n_ctx: int = 16
+    d_vocab: int = 128
     bos: int | None = 0
+    kinds: frozenset = frozenset({"tokenizer"})
 
     def tokens(self, text):
         ids = [ord(letter) for letter in text]
