@@ -11,6 +11,13 @@ from vesalius.architectures.toy import ToyTransformer
 from vesalius.errors import VesaliusError
 from vesalius.model import Model
 from vesalius.weights import circuits
+from vesalius.weights.composition import composition_matrix, random_composition
+from vesalius.weights.copying import (
+    copying_eigenvalues,
+    copying_score,
+    matching_circuit,
+    matching_eigenvalues,
+)
 from vesalius.weights.factored import Factored
 from vesalius.weights.top_k import top_k
 
@@ -248,3 +255,68 @@ def test_norm_handling_says_what_was_done():
     assert "scale and biases ignored" in circuits.norm_handling(toy(), "fold")
     assert "relative offset 0" in circuits.norm_handling(toy(positions="rotary"), "ignore")
     assert circuits.norm_handling(toy(norm=False), "fold").startswith("no norm; content only")
+
+
+@pytest.mark.parametrize("mode", ["Q", "K", "V"])
+@pytest.mark.parametrize("norm", ["fold", "ignore"])
+def test_composition_is_the_ratio_of_dense_norms(mode, norm):
+    model = toy(n_layers=3)
+    scores = composition_matrix(model, mode, norm=norm)
+    kernel = composition_matrix(model, mode, measure="projection_kernel", norm=norm)
+    for early, late in [((0, 1), (2, 0)), ((1, 0), (2, 1))]:
+        W_A = circuits.ov(model, *early, norm=norm).dense()
+        W_B = (circuits.ov if mode == "V" else circuits.qk)(model, *late, norm=norm).dense()
+        W_B = W_B.T if mode == "K" else W_B
+        close(scores[*early, *late], (W_A @ W_B).norm() / (W_A.norm() * W_B.norm()), 1e-5)
+        U, V = (torch.linalg.svd(W).Vh[:8] for W in (W_A, W_B.T))
+        close(kernel[*early, *late], (U @ V.T).square().sum() / 8, 1e-5)
+    assert scores[1, :, :2].isnan().all() and not scores[:2, :, 2].isnan().any()
+
+
+def test_composition_of_random_heads_is_the_baseline():
+    """G1: the mean is within 3% of 1/√d_model, and of d_head/d_model for subspaces."""
+    model = Model(ToyTransformer(n_layers=2, d_model=128, n_heads=4, d_vocab=11, n_ctx=9))
+    baseline = random_composition(model)
+    assert abs(baseline.mean * 128**0.5 - 1) < 0.03
+    assert abs(random_composition(model, measure="projection_kernel").mean * 128 / 32 - 1) < 0.03
+    assert (composition_matrix(model, "K")[0, :, 1] - baseline.mean).abs().max() < 8 * baseline.sd
+
+
+def test_one_subspace_scores_one_and_a_dead_head_zero():
+    model = toy(norm=False)
+    attention = [block.attn for block in model.module.blocks]
+    attention[1].v_proj.weight.data[:8] = (
+        attention[0].o_proj.weight.data[:, :8].T
+    )  # head 1.0 reads what 0.0 writes
+    attention[0].o_proj.weight.data[:, 8:] = 0  # head 0.1 writes nothing
+    kernel = composition_matrix(model, "V", measure="projection_kernel")
+    close(kernel[0, 0, 1, 0].item(), 1.0, 1e-5)
+    assert kernel[0, 1, 1].eq(0).all() and composition_matrix(model, "V")[0, 1, 1].eq(0).all()
+    assert copying_score(copying_eigenvalues(model))[0, 1] == 0
+
+
+@pytest.mark.parametrize("norm", ["fold", "ignore"])
+def test_eigenvalues_of_all_heads_are_those_of_the_vocabulary_table(norm):
+    model = toy(n_layers=3)
+    copying, matching = copying_eigenvalues(model, norm=norm), matching_eigenvalues(model, (0, 1), norm=norm)
+    for found, circuit in (
+        (copying[2, 1], circuits.full_ov(model, 2, 1, norm=norm)),
+        (matching[2, 0], matching_circuit(model, (0, 1), (2, 0), norm=norm)),
+    ):
+        dense = torch.linalg.eigvals(circuit.dense().double())
+        dense = dense[dense.abs().argsort(descending=True)][:8].to(torch.cfloat)
+        assert ((found[:, None] - dense).abs().amin(1) / dense.abs().max()).max() < 1e-4
+        close(copying_score(found), copying_score(dense), 1e-4)
+    assert matching[0].isnan().all()
+    with pytest.raises(VesaliusError, match="later layer"):
+        matching_circuit(model, (1, 0), (1, 1))
+
+
+def test_copying_scores_of_random_heads_are_about_zero():
+    """G1: |mean| < .02, and sd within 30% of .044 at (d_model 256, d_head 32)."""
+    scores = copying_score(
+        copying_eigenvalues(
+            Model(ToyTransformer(n_layers=12, d_model=256, n_heads=8, d_vocab=600, n_ctx=9)), norm="ignore"
+        )
+    )
+    assert scores.mean().abs() < 0.02 and 0.7 < scores.std() / 0.044 < 1.3

@@ -40,7 +40,7 @@ def ov(model: Model, layer: int, head: int, *, norm: Norm = "fold") -> Factored:
 
 def full_qk(model: Model, layer: int, head: int, *, norm: Norm = "fold") -> Factored:
     """QK circuit between tokens: score of destination (row) on source token (column), before softmax."""
-    W_E = _float(model.weight("W_E"))
+    W_E = widened(model.weight("W_E"))
     return W_E @ qk(model, layer, head, norm=norm) @ W_E.T
 
 
@@ -56,15 +56,15 @@ def full_ov(
     pairs = [(layer, head) if isinstance(head, int) else tuple(head) for head in chosen]
     if not pairs:
         raise VesaliusError("full_ov was given no heads; it sums one or more.")
-    W_E = _float(model.weight("W_E"))
+    W_E = widened(model.weight("W_E"))
     return Factored.sum([W_E @ unembed(model, ov(model, *pair, norm=norm), norm=norm) for pair in pairs])
 
 
 def direct_path(model: Model, *, norm: Norm = "fold") -> Factored:
     """From token (row) straight to next-token logits (column), past every head: W_E W_U, of rank d_model."""
-    W_E, W_U = _float(model.weight("W_E")), _float(model.weight("W_U"))
+    W_E, W_U = widened(model.weight("W_E")), widened(model.weight("W_U"))
     if norm == "fold":
-        W_E, W_U = _final_gain(model, W_E), W_U - W_U.mean(-1, keepdim=True)
+        W_E, W_U = final_gain(model, W_E), W_U - W_U.mean(-1, keepdim=True)
     return Factored(W_E, W_U)
 
 
@@ -76,10 +76,10 @@ def all_qk(model: Model, layer: int, *, norm: Norm = "fold") -> Factored:
 
 def all_ov(model: Model, layer: int, *, norm: Norm = "fold") -> Factored:
     """OV circuits of a layer's heads, [head, d_model, d_model]."""
-    W_O = _float(model.weight("W_O", layer))
+    W_O = widened(model.weight("W_O", layer))
     if norm == "fold":
         if model.has("norm1_post"):
-            W_O = _centred(model, W_O, -1) * _float(model.weight("norm1_post", layer))
+            W_O = _centred(model, W_O, -1) * widened(model.weight("norm1_post", layer))
         W_O = _centred(model, W_O, -1)
     return Factored(_read(model, "W_V", layer, norm), W_O)
 
@@ -87,9 +87,15 @@ def all_ov(model: Model, layer: int, *, norm: Norm = "fold") -> Factored:
 def unembed(model: Model, writes: Factored, *, norm: Norm = "fold") -> Factored:
     """What a map into the residual stream does to the logits: times W_U, final norm folded if asked."""
     if norm == "ignore":
-        return writes @ _float(model.weight("W_U"))
-    logits = _final_gain(model, writes.right) @ _float(model.weight("W_U"))
+        return writes @ widened(model.weight("W_U"))
+    logits = final_gain(model, writes.right) @ widened(model.weight("W_U"))
     return Factored(writes.left, logits - logits.mean(-1, keepdim=True))
+
+
+def final_gain(model: Model, writes: Float[Tensor, "*lines d_model"]) -> Float[Tensor, "*lines d_model"]:
+    """Vectors of the residual stream as W_U reads them: centred if LayerNorm, times the final gain."""
+    writes = _centred(model, writes, -1)
+    return writes * widened(model.weight("norm_final")) if model.has("norm_final") else writes
 
 
 def norm_handling(model: Model, norm: Norm) -> str:
@@ -109,6 +115,11 @@ def norm_handling(model: Model, norm: Norm) -> str:
     return f"{kind} gains folded into the weights{centring}, W_U centred, scale and biases ignored; {place}"
 
 
+def widened(weight: Tensor) -> Tensor:
+    """Half precision is widened to float32; float32 and float64 stay."""
+    return weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
+
+
 def _checked(model: Model, layer: int, head: int) -> int:
     """The head, if the model has it in that layer."""
     if not 0 <= layer < model.shape.n_layers:
@@ -124,30 +135,19 @@ def _checked(model: Model, layer: int, head: int) -> int:
 
 def _read(model: Model, role: str, layer: int, norm: Norm) -> Float[Tensor, "head d_model d_head"]:
     """W_Q, W_K or W_V of every query head, as they read the residual stream."""
-    weight = _float(model.weight(role, layer))
+    weight = widened(model.weight(role, layer))
     if norm not in ("fold", "ignore"):
         raise VesaliusError(f"norm is {norm!r}; it can be 'fold' or 'ignore'.")
     if norm == "fold":
         if model.has("norm1") and model.architecture.residual != "post_norm":
-            weight = _float(model.weight("norm1", layer))[:, None] * weight
+            weight = widened(model.weight("norm1", layer))[:, None] * weight
         weight = _centred(model, weight, -2)
         own = {"W_Q": "norm_q", "W_K": "norm_k"}.get(role)
         if own and model.has(own):  # one gain for all heads, or one per head
-            weight = weight * _float(model.weight(own, layer)).reshape(-1, 1, weight.shape[-1])
+            weight = weight * widened(model.weight(own, layer)).reshape(-1, 1, weight.shape[-1])
     return weight.repeat_interleave(model.shape.n_heads // len(weight), dim=0)
-
-
-def _final_gain(model: Model, writes: Float[Tensor, "*lines d_model"]) -> Float[Tensor, "*lines d_model"]:
-    """Vectors of the residual stream as W_U reads them: centred if LayerNorm, times the final gain."""
-    writes = _centred(model, writes, -1)
-    return writes * _float(model.weight("norm_final")) if model.has("norm_final") else writes
 
 
 def _centred(model: Model, weight: Float[Tensor, "..."], dim: int) -> Float[Tensor, "..."]:
     """Without the mean over d_model, which LayerNorm removes; RMSNorm keeps it."""
     return weight - weight.mean(dim, keepdim=True) if model.architecture.norm == "layer" else weight
-
-
-def _float(weight: Tensor) -> Tensor:
-    """Half precision is widened to float32; float32 and float64 stay."""
-    return weight if weight.dtype in (torch.float32, torch.float64) else weight.float()

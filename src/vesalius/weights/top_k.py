@@ -136,7 +136,7 @@ def _best_of(
     members: int,
     apart: int,
 ) -> Ranked:
-    """The largest values of every line among groups that begin at `first`, their members `apart` entries apart."""
+    """The largest values of every line among groups that begin at `first`, members `apart` entries apart."""
     steps = torch.arange(members, device=values.device) * apart
     candidates = rearrange(first[:, :, None] + steps, "line group member -> line (group member)")
     best, place = values.mT.gather(1, candidates).topk(wanted)
