@@ -126,29 +126,31 @@ def curves(log: Path, *, tokens_per_step: int) -> dict:
     """The log in short: steps, tokens, seconds, about a hundred training losses and every held-out one."""
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     train = [[line["step"], round(line["train"], 4)] for line in lines if "train" in line]
-    watched = ("held_out", "second_r")
-    return dict(
-        steps=lines[-1]["step"],
-        tokens_seen=lines[-1]["step"] * tokens_per_step,
-        seconds=lines[-1]["seconds"],
-        train=train[:: -(-len(train) // 140)],
-        **{key: [[line["step"], line[key]] for line in lines if key in line] for key in watched},
-        prefix_matching=[
-            [line["step"], max(map(max, line["prefix_matching"]))]
-            for line in lines
-            if "prefix_matching" in line
-        ],
-    )
+    found = {
+        "steps": lines[-1]["step"],
+        "tokens_seen": lines[-1]["step"] * tokens_per_step,
+        "seconds": lines[-1]["seconds"],
+        "train": train[:: -(-len(train) // 140)],
+        "held_out": [[line["step"], line["held_out"]] for line in lines if "held_out" in line],
+    }
+    watched = [line for line in lines if "second_r" in line]
+    if watched:
+        found["repeated_second_loss"] = [[line["step"], line["second_r"]] for line in watched]
+        found["prefix_matching"] = [
+            [line["step"], max(map(max, line["prefix_matching"]))] for line in watched
+        ]
+    return found
 
 
 def write_card(card: dict, file: Path) -> None:
-    """JSON that a person can read: short rows stay on one line."""
-    file.write_text(laid_out(card) + "\n", encoding="utf-8")
+    """JSON that a person can read: lists of numbers and short entries on one line, five decimals."""
+    tidy = json.loads(json.dumps(card), parse_float=lambda digits: round(float(digits), 5))
+    file.write_text(laid_out(tidy) + "\n", encoding="utf-8")
 
 
 def laid_out(node: object, indent: int = 0) -> str:
     flat = json.dumps(node, ensure_ascii=False)
-    if not isinstance(node, (dict, list)) or len(flat) + indent <= 100 or not node:
+    if len(flat) + indent <= 100 or not isinstance(node, (dict, list)) or "{" not in flat:
         return flat
     inner = "\n" + " " * (indent + 1)
     if isinstance(node, dict):

@@ -54,10 +54,17 @@ class Recipe:
     steps: int
     settings: dict
     checkpoints: tuple[int, ...] = ()
+    optimiser: str = "Muon for the matrices of the blocks, AdamW for the rest; products in bfloat16"
 
 
 RECIPES = {
-    "attn-0l": Recipe("Embedding and unembedding: bigrams", {"n_layers": 0}, 500, {"adam": 0.03}),
+    "attn-0l": Recipe(
+        "Embedding and unembedding: bigrams",
+        {"n_layers": 0},
+        500,
+        {"adam": 0.03},
+        optimiser="Adam, on the counts of all pairs",
+    ),
     "attn-1l": Recipe("One layer of attention: copying and skip-trigrams", {"n_layers": 1}, 6_000, SETTINGS),
     "attn-2l": Recipe(
         "Two layers of attention: induction heads",
@@ -121,7 +128,7 @@ def train(
         "sha256": digest((out / "model.safetensors").read_bytes()),
         "tokenizer": {"sha256": tokenizer_hash(), "d_vocab": model.shape["d_vocab"], "bos": 0},
         "data": text.source | {"tokens": rows.numel(), "held_out_tokens": held_out.numel()},
-        "recipe": settings,
+        "recipe": {"optimiser": recipe.optimiser, **settings},
         "versions": {"torch": torch.__version__.split("+")[0], "python": platform.python_version()},
         "training": curves(log, tokens_per_step=settings.get("batch", len(rows)) * WIDTH["n_ctx"]),
         "measured": facts(model, rows, held_out),
