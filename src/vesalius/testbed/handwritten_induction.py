@@ -10,8 +10,8 @@ predicted, the place.
    `predicted`: it has found what followed the last occurrence. This is K-composition, and nothing else is.
 3. The unembedding reads `predicted`.
 
-Token 0 begins a text and is never written, so the composition of 0.0 into the keys of 1.0 is 1/√(d_vocab -
-1), into its queries and values 0. Heads 0.1 and 1.1 are all zeros: heads that do nothing.
+Token 0 begins a text, is never written and never matched, so the composition of 0.0 into the keys of 1.0 is
+1/√(d_vocab - 1), into its queries and values 0. Heads 0.1 and 1.1 are all zeros: heads that do nothing.
 """
 
 import torch
@@ -50,8 +50,8 @@ def handwritten_induction(*, d_vocab: int = 41, n_ctx: int = 49) -> Model:
         previous.k_proj.weight[where, place] = sharp
         previous.v_proj.weight[token[1:], here[1:]] = 1.0
         previous.o_proj.weight[before[1:], token[1:]] = 1.0
-        induction.q_proj.weight[token, here] = sharp
-        induction.k_proj.weight[token, before] = sharp
+        induction.q_proj.weight[token[1:], here[1:]] = sharp
+        induction.k_proj.weight[token[1:], before[1:]] = sharp
         induction.v_proj.weight[token[1:], here[1:]] = 1.0
         induction.o_proj.weight[predicted[1:], token[1:]] = LOUDNESS
         module.unembed.weight[token, predicted] = 1.0
