@@ -9,7 +9,8 @@ import jaxtyping
 import pytest
 
 assert "vesalius" not in sys.modules, "vesalius was imported before its shape checks could be installed"
-jaxtyping.install_import_hook("vesalius", "beartype.beartype")
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # an int is a float, as PEP 484 says
+jaxtyping.install_import_hook("vesalius", CHECKER)
 
 
 @pytest.fixture(scope="session")

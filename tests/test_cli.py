@@ -37,7 +37,7 @@ class Counted(Result):
 @pytest.fixture
 def two_methods(monkeypatch):
     """A registry of three analyses: one that counts, one whose behaviour a test sets, one that nothing fits."""
-    monkeypatch.setattr("vesalius.method._registry", {})
+    monkeypatch.setattr(sys.modules["vesalius.method"], "_registry", {})
     behaviour = {}
 
     @method()
@@ -55,9 +55,8 @@ def two_methods(monkeypatch):
         """See."""
         return Counted(0)
 
-    from vesalius.method import _registry
-
-    monkeypatch.setattr("vesalius.dissect.methods", lambda: dict(_registry))
+    registry = dict(sys.modules["vesalius.method"]._registry)
+    monkeypatch.setattr(sys.modules["vesalius.dissect"], "methods", lambda: registry)
     return behaviour
 
 

@@ -88,10 +88,11 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
         print(f"vesalius {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
