@@ -242,9 +242,10 @@ def load(name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.fl
     is refused. The weights are checked to be finite and the architecture's equations to hold.
     """
     from vesalius.equations import check_equations
+    from vesalius.formats.weights import check_finite
 
     parts = _read(str(name), dtype, download)
-    _check_finite(parts.module, parts.name)
+    check_finite(dict(parts.module.named_parameters()), name=parts.name)
     model = Model(
         parts.module.to(device=device, dtype=dtype), tokenizer=parts.tokenizer, bos=parts.bos, name=parts.name
     )
@@ -266,9 +267,3 @@ def _read(name: str, dtype: torch.dtype, download: bool) -> Parts:
     if path.suffix == ".bin":
         return llama2c.read(path, dtype=dtype)
     return huggingface.read(name, dtype=dtype, download=download)
-
-
-def _check_finite(module: nn.Module, name: str) -> None:
-    for key, parameter in module.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise VesaliusError(f"weight '{key}' of {name} holds NaN or infinity; expected finite numbers")

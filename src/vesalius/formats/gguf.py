@@ -1,7 +1,7 @@
 """Language models in llama.cpp's GGUF files: Llama, Qwen 2, Qwen 3 and Gemma 3, expanded to full precision.
 
-Every quantised tensor is expanded once and given to transformers' own module of that family, so what is studied is
-the quantised network exactly as it is, in ordinary floating point.
+Every quantised tensor is expanded once and given to transformers' own module of that family, so what is
+studied is the quantised network exactly as it is, in ordinary floating point.
 """
 
 from collections.abc import Iterator
@@ -49,8 +49,9 @@ def read(path: Path, *, dtype: torch.dtype = torch.float32) -> Parts:
     file = open_gguf(path)
     family = file.metadata.get("general.architecture", "")
     if family not in FAMILIES:
+        near = nearest(family, FAMILIES)
         raise VesaliusError(
-            f"{path.name} is a '{family}' network; expected one of {', '.join(FAMILIES)}{nearest(family, FAMILIES)}"
+            f"{path.name} is a '{family}' network; expected one of {', '.join(FAMILIES)}{near}"
         )
     state = {name: tensor.to(dtype) for name, tensor in tensors(file, family)}
     module = transformers_module(FAMILIES[family], sizes(file, family), state, dtype=dtype, name=path.name)

@@ -1,7 +1,8 @@
-"""The container format of llama.cpp: a header of typed metadata, then tensors, most of them quantised in blocks.
+"""The container of llama.cpp: a header of typed metadata, then tensors, most of them quantised in blocks.
 
-The layout is that of ggml's specification (docs/gguf.md), versions 2 and 3, little-endian. Reading the header here
-takes a tenth of a second where a general reader, which makes an array of every token's bytes, takes seconds.
+The layout is that of ggml's specification (docs/gguf.md), versions 2 and 3, little-endian. Reading the header
+here takes a tenth of a second where a general reader, which makes an array of every token's bytes, takes
+seconds.
 """
 
 import math
@@ -57,7 +58,8 @@ class GGUFFile:
 def open_gguf(path: Path) -> GGUFFile:
     """Read the header of a file and map the rest.
 
-    Raises VesaliusError if the file is missing, not GGUF, cut short, or in a block format that cannot be expanded.
+    Raises VesaliusError if the file is missing, not GGUF, cut short, or in a block format that cannot be
+    expanded.
     """
     try:
         import gguf
@@ -85,7 +87,7 @@ def open_gguf(path: Path) -> GGUFFile:
         missing = entry.start + block_bytes(entry) - len(data)
         if missing > 0:
             raise VesaliusError(
-                f"{path.name} is cut short: tensor '{name}' ends {missing:,} bytes after the file does; fetch it again."
+                f"{path.name} is cut short: tensor '{name}' lacks {missing:,} bytes; fetch the file again."
             )
     return GGUFFile(path.name, metadata, entries, data)
 

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 CONTROL, USER_DEFINED = 3, 4
-WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 CUTS = {
     "gpt-2": None,
     "default": None,
@@ -21,7 +24,7 @@ CUTS = {
     "llama-bpe": WORDS % r"\p{N}{1,3}",
     "qwen2": WORDS % r"\p{N}",
 }
-"""How each pre-tokenizer cuts text before bytes are merged; None is GPT-2's own way."""
+"""How text is cut into words before bytes are merged: GPT-2's way (None), that after digits, or a regex."""
 
 
 def tokenizer_of(metadata: dict[str, Any], name: str) -> "tuple[Tokenizer, int | None]":
@@ -56,13 +59,17 @@ def byte_bpe(metadata: dict[str, Any], name: str) -> "Tokenizer":
     tokenizer = Tokenizer(BPE(vocab, merges, ignore_merges=cut == "llama-bpe"))
     if cut == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
-    first = {
-        None: [],
-        "digits": [pre_tokenizers.Digits(individual_digits=True)],
-    }.get(CUTS[cut], [pre_tokenizers.Split(Regex(CUTS[cut] or ""), "isolated")])
-    own = CUTS[cut] in (None, "digits")
-    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=own)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*first, last])
+    as_gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if CUTS[cut] is None:
+        tokenizer.pre_tokenizer = as_gpt2
+    elif CUTS[cut] == "digits":
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), as_gpt2]
+        )
+    else:
+        words = pre_tokenizers.Split(Regex(CUTS[cut]), "isolated")
+        whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, whole])
     tokenizer.decoder = decoders.ByteLevel()
     add_special(tokenizer, metadata)
     return tokenizer
@@ -81,7 +88,7 @@ def sentencepiece(metadata: dict[str, Any], name: str) -> "Tokenizer":
 
 
 def add_special(tokenizer: "Tokenizer", metadata: dict[str, Any]) -> None:
-    """Mark control tokens, which no text spells, and the tokens a model's makers added, which are never cut."""
+    """Mark control tokens, which no text spells, and tokens that were added by hand, which are never cut."""
     from tokenizers import AddedToken
 
     pieces, kinds = metadata["tokenizer.ggml.tokens"], metadata.get("tokenizer.ggml.token_type", [])

@@ -1,8 +1,8 @@
 """Networks of the Hugging Face library `transformers`: a local folder, or the id of one on the hub.
 
 The network is transformers' own, untouched; attention is computed by SDPA, or eagerly in the families whose
-scores are squashed (Gemma 2), which SDPA cannot do. Nothing is fetched unless asked for, no code of a checkpoint
-is run, and pickles are refused.
+scores are squashed (Gemma 2), which SDPA cannot do. Nothing is fetched unless asked for, no code of a
+checkpoint is run, and pickles are refused.
 """
 
 import re
@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vesalius.errors import VesaliusError, nearest
@@ -28,8 +29,8 @@ FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt"]
 def read(name: str, *, dtype: torch.dtype = torch.float32, download: bool = False) -> Parts:
     """The network, tokenizer and first token of a folder or hub id.
 
-    Raises VesaliusError if the name is neither, if it would have to be fetched and `download` is False, if its
-    kind is unknown to the installed transformers, or if a weight is missing from its files.
+    Raises VesaliusError if the name is neither, if it would have to be fetched and `download` is False, if
+    its kind is unknown to the installed transformers, or if a weight is missing from its files.
     """
     transformers = installed_transformers()
     folder = local_folder(name, download=download)
@@ -40,12 +41,13 @@ def read(name: str, *, dtype: torch.dtype = torch.float32, download: bool = Fals
             f"transformers cannot read the config.json of {name}: {first_sentence(error)}"
         ) from None
     classes = config.architectures or []
-    if not classes or classes[0] not in dir(transformers):
+    known = dir(transformers)
+    kind = classes[0] if classes else "network without a named class"
+    if kind not in known:
         raise VesaliusError(
-            f"{name} is a {', '.join(classes) or 'network without a named class'}, which transformers "
-            f"{transformers.__version__} does not have{nearest(classes[0], dir(transformers)) if classes else ''}"
+            f"{name} is a {kind}, which transformers {transformers.__version__} lacks{nearest(kind, known)}"
         )
-    module = filled(getattr(transformers, classes[0]), config, folder, None, dtype=dtype, name=name)
+    module = filled(getattr(transformers, kind), config, source=folder, dtype=dtype, name=name)
     tokenizer = read_tokenizer(folder)
     return Parts(module, tokenizer, prepended(tokenizer), name)
 
@@ -57,35 +59,29 @@ def transformers_module(
     transformers = installed_transformers()
     kind = "Gemma3Text" if family == "Gemma3" else family
     config = getattr(transformers, f"{kind}Config")(**sizes)
-    return filled(getattr(transformers, f"{family}ForCausalLM"), config, None, state, dtype=dtype, name=name)
+    return filled(getattr(transformers, f"{family}ForCausalLM"), config, source=state, dtype=dtype, name=name)
 
 
 def filled(
-    kind: Any,
-    config: Any,
-    folder: Path | None,
-    state: dict[str, Tensor] | None,
-    *,
-    dtype: torch.dtype,
-    name: str,
+    kind: Any, config: Any, *, source: Path | dict[str, Tensor], dtype: torch.dtype, name: str
 ) -> nn.Module:
-    """An instance of `kind` with the weights of a folder or of `state`; every weight must be found."""
-    if folder is not None and not any(folder.glob("*.safetensors")):
-        state, folder = torch_shards(folder, name), None
+    """An instance of `kind` with the weights of a folder or of a state; every weight must be found."""
+    if isinstance(source, Path) and not any(source.glob("*.safetensors")):
+        source = torch_shards(source, name)
+    folder, state = (source, None) if isinstance(source, Path) else (None, source)
     config._attn_implementation = "sdpa" if kind._supports_sdpa else "eager"
-    with quiet():
-        module, report = kind.from_pretrained(
-            folder,
-            config=config,
-            state_dict=state,
-            dtype=dtype,
-            output_loading_info=True,
-            local_files_only=True,
-        )
+    asked = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        with quiet():
+            module, report = kind.from_pretrained(folder, config=config, state_dict=state, **asked)
+    except SafetensorError as error:
+        raise VesaliusError(
+            f"the weights of {name} are damaged or cut short ({error}); fetch them again."
+        ) from None
     absent = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if absent:
         raise VesaliusError(
-            f"the files of {name} lack {len(absent)} of its weights or have them in another shape, first {absent[0]}"
+            f"the files of {name} lack {len(absent)} of its weights (or have another shape), first {absent[0]}"
         )
     return module.eval()
 

@@ -1,8 +1,8 @@
-"""The format of llama2.c (github.com/karpathy/llama2.c): 7 integers, then the weights of a small Llama as float32.
+"""The format of llama2.c (github.com/karpathy/llama2.c): 7 integers, then a small Llama's weights as float32.
 
-The header is dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len; a negative vocab_size says that
-the unembedding is stored too. A tokenizer `tok*.bin` beside the file is read with it: the longest piece's length,
-then score, length and bytes of each piece.
+The header is dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len; a negative vocab_size says
+that the unembedding is stored too. A tokenizer `tok*.bin` beside the file is read with it: the longest
+piece's length, then score, length and bytes of each piece.
 """
 
 import math
@@ -32,6 +32,8 @@ def read(path: Path, *, dtype: torch.dtype = torch.float32) -> Parts:
 
     Raises VesaliusError if the file's length is not what its header says.
     """
+    if not path.is_file():
+        raise VesaliusError(f"There is no file {path}; expected a llama2.c checkpoint.")
     raw = path.read_bytes()
     if len(raw) < HEADER.size:
         raise VesaliusError(f"{path.name} has {len(raw)} bytes; expected a llama2.c checkpoint.")
@@ -41,10 +43,18 @@ def read(path: Path, *, dtype: torch.dtype = torch.float32) -> Parts:
             f"{path.name} does not begin with the sizes of a Llama; expected a llama2.c checkpoint."
         )
     sizes = {
-        "vocab_size": abs(vocab), "hidden_size": dim, "intermediate_size": hidden, "num_hidden_layers": layers,
-        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "max_position_embeddings": context,
-        "rms_norm_eps": 1e-5, "tie_word_embeddings": vocab > 0, "bos_token_id": BOS, "eos_token_id": EOS,
-    }  # fmt: skip
+        "vocab_size": abs(vocab),
+        "hidden_size": dim,
+        "intermediate_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "max_position_embeddings": context,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": vocab > 0,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+    }
     module = transformers_module("Llama", sizes, tensors(raw, sizes, path.name), dtype=dtype, name=path.name)
     beside = sorted(path.parent.glob("tok*.bin"))
     tokenizer = read_tokenizer(beside[0], n_pieces=abs(vocab)) if len(beside) == 1 else None

@@ -1,7 +1,7 @@
-"""SentencePiece vocabularies, as scored pieces, for the `tokenizers` library (Kudo & Richardson 2018, arXiv 1808.06226).
+"""SentencePiece vocabularies (Kudo & Richardson 2018, arXiv 1808.06226) for the `tokenizers` library.
 
-The merges of a byte-pair vocabulary are not stored beside its pieces: every way to split a piece in two pieces is
-a merge, and the pieces' scores order them.
+The merges of a byte-pair vocabulary are not stored beside its pieces: every way to split a piece in two
+pieces is a merge, and the pieces' scores order them.
 """
 
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 def sentencepiece_bpe(
     pieces: list[str], scores: list[float], *, unknown: int, prefix_space: bool
 ) -> "Tokenizer":
-    """A byte-fallback BPE tokenizer; `prefix_space` puts a space before the text, as Llama does and Gemma does not."""
+    """A byte-fallback BPE tokenizer; `prefix_space` puts a space before the text, as Llama does."""
     from tokenizers import Tokenizer, decoders, normalizers
     from tokenizers.models import BPE
 
@@ -39,7 +39,7 @@ def sentencepiece_bpe(
 
 
 def merges(vocab: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """Every split of a piece into two pieces, the best-scored piece first, earlier halves first among equals."""
+    """Every split of a piece into two pieces, the best-scored piece first."""
     found = []
     for piece, index in vocab.items():
         for cut in range(1, len(piece)):

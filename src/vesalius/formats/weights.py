@@ -7,6 +7,8 @@ from pickle import UnpicklingError
 import torch
 from einops import rearrange
 from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vesalius.errors import VesaliusError
@@ -17,8 +19,8 @@ TORCH_FILES = (".pt", ".pth", ".bin")
 def load_state(path: Path) -> dict[str, Tensor]:
     """The tensors of one file by name, on the CPU.
 
-    Raises VesaliusError if the file is missing, cut short or damaged, holds anything but tensors, or would have
-    to run code to be read.
+    Raises VesaliusError if the file is missing, cut short or damaged, holds anything but tensors, or would
+    have to run code to be read.
     """
     if not path.is_file():
         raise VesaliusError(f"There is no file {path}; expected .safetensors or {', '.join(TORCH_FILES)}.")
@@ -33,9 +35,6 @@ def load_state(path: Path) -> dict[str, Tensor]:
 
 def load_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a `.safetensors` file."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -50,8 +49,8 @@ def load_torch(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise VesaliusError(
-            f"{path.name} is a pickle that would run code when read, which Vesalius never does; where you trust it, "
-            "write its tensors with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')."
+            f"{path.name} is a pickle that would run code when read, which is refused; if it is safe, write "
+            "its tensors with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')."
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -75,7 +74,7 @@ def check_finite(state: Mapping[str, Tensor], *, name: str) -> None:
 def halves_from_pairs(weight: Float[Tensor, "out d_model"], heads: int) -> Float[Tensor, "out d_model"]:
     """Rows of a query or key matrix that turns neighbours (2i, 2i+1), reordered to turn (i, i + d_head/2).
 
-    The original Llama, llama2.c and llama.cpp rotate neighbouring dimensions, transformers the two halves of a
-    head (Su et al. 2021, arXiv 2104.09864); with the rows reordered the two give the same scores.
+    The original Llama, llama2.c and llama.cpp rotate neighbouring dimensions, transformers the two halves of
+    a head (Su et al. 2021, arXiv 2104.09864); with the rows reordered the two give the same scores.
     """
     return rearrange(weight, "(head i two) d_model -> (head two i) d_model", head=heads, two=2)
