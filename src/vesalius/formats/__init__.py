@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a reader hands to `load`: the module, its tokenizer, the token that begins every text, and a name."""
+    """What a reader hands to `load`: the module, its tokenizer, the token that begins texts, and a name."""
 
     module: nn.Module
     tokenizer: "Tokenizer | None"

@@ -81,7 +81,7 @@ def filled(
     absent = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if absent:
         raise VesaliusError(
-            f"the files of {name} lack {len(absent)} of its weights (or have another shape), first {absent[0]}"
+            f"the files of {name} lack {len(absent)} of its weights, or have another shape: {absent[0]}"
         )
     return module.eval()
 
