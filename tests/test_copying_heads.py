@@ -1,4 +1,4 @@
-"""Copying heads: eigenvalues of the small product are those of the large; the handwritten copier; sums of heads."""
+"""Copying heads: eigenvalues of small products are those of large; the handwritten copier; sums of heads."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_two_half_copiers_copy_together():
         attention.o_proj.weight[:, half] = attention.o_proj.weight[:, head]
         attention.v_proj.weight[head][::2] = 0
         attention.v_proj.weight[half][1::2] = 0
-    found = copying_heads(model, heads=["1.0", "1.1"], sum_of=["1.0", "1.1"])
+    found = copying_heads(model, heads=["1.0", "1.1"], sum_of=["1.0", "1.1"], draws=50)
     assert found.heads == ["1.0", "1.1", "1.0 + 1.1"]
     assert found.top_1.tolist() == pytest.approx([20 / 41, 20 / 41, 40 / 41])
     assert found.headlines()[-1].evidence

@@ -6,7 +6,11 @@ from vesalius.methods.circuits.composition import composition
 from vesalius.methods.circuits.copying_heads import copying_heads
 from vesalius.testbed import random_attn
 
-SHAPES = [dict(d_model=64, n_heads=4), dict(d_model=32, n_heads=8), dict(d_model=32, n_heads=2, norm=True)]
+SHAPES = [
+    {"d_model": 64, "n_heads": 4},
+    {"d_model": 32, "n_heads": 8},
+    {"d_model": 32, "n_heads": 2, "norm": True},
+]
 
 
 @pytest.mark.parametrize("method", [copying_heads, composition], ids=lambda method: method.__name__)

@@ -1,4 +1,4 @@
-"""How the tokens of a vocabulary are spelled: which are the same but for case and space, which two make a third.
+"""How tokens are spelled: which are the same but for case and space, and which two make a third.
 
 Words are numbered, so that a million pairs can be compared with tensors; -1 is a spelling no token has.
 """
@@ -36,7 +36,7 @@ class Spelling:
     def joined_loosely(
         self, first: Int[Tensor, "*pair"], second: Int[Tensor, "*pair"]
     ) -> Int[Tensor, "*pair"]:
-        """The loose spelling that two tokens make, whatever the case of the second and the space before it."""
+        """The loose spelling two tokens make, whatever the case of the second and the space before it."""
         return self._numbers(
             [_loose(self.bare[a] + self.bare[b]) for a, b in _pairs(first, second)], first, second
         )

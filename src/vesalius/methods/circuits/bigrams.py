@@ -55,7 +55,7 @@ class Bigrams(Result):
     divergence: dict[str, float]
     """With a corpus: kl, low, high, tv, of the path; unigram and twin kl and tv; sampling, tokens, pairs."""
     predicted: Float[Tensor, " pair"]
-    """Log-probabilities of pairs of the corpus, drawn as often as they occur, and what the corpus says of them."""
+    """Log-probabilities of pairs drawn from the corpus, and below what the corpus itself says of them."""
     empirical: Float[Tensor, " pair"]
     choices: dict[str, str]
 
@@ -136,11 +136,11 @@ def bigrams(
     chunks: int = 400,
     seed: int = 0,
 ) -> Bigrams:
-    """Tabulate the next tokens that the direct path predicts; with a corpus, measure it against the corpus's bigrams.
+    """Tabulate the next tokens that the direct path predicts; with a corpus, measure it against its bigrams.
 
-    `sources` are single tokens; without them the most decided of 2,000 tokens are shown. `corpus` is a text file, or
-    "heldout" for the sample that ships with the zoo; of a model without tokenizer, a file of token ids. At most
-    `chunks` chunks of it are read. Raises for a source that is not one token or a missing file.
+    `sources` are single tokens; without them the most decided of 2,000 tokens are shown. `corpus` is a text
+    file, or "heldout" for the sample that ships with the zoo; of a model without tokenizer, a file of token
+    ids. At most `chunks` chunks of it are read. Raises for a source that is not one token or a missing file.
 
     >>> from vesalius.testbed import random_attn
     >>> bigrams(random_attn(n_layers=0), sources=["#3"]).next_tokens.shape
@@ -196,7 +196,7 @@ def _log_probs(model: Model, tokens: Int[Tensor, " token"]) -> Float[Tensor, "to
 def _against(
     model: Model, twin: Model, rows: Int[Tensor, "chunk pos"], seed: int
 ) -> tuple[dict[str, float], Float[Tensor, " pair"], Float[Tensor, " pair"]]:
-    """How far the path, unigrams and the twin's path are from the bigrams of the corpus; 2,000 pairs to be drawn."""
+    """How far path, unigrams and the twin's path are from the corpus; then 2,000 pairs, to be drawn."""
     coded = rows[:, :-1] * model.d_vocab + rows[:, 1:]
     pairs, which, counts = torch.unique(coded, return_inverse=True, return_counts=True)
     first, second = pairs // model.d_vocab, pairs % model.d_vocab

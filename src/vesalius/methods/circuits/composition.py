@@ -1,4 +1,4 @@
-"""How much each head reads what each earlier head wrote, into its queries, keys and values, from weights alone.
+"""How much each head reads what each earlier head wrote, into its queries, keys and values.
 
 Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"
 (transformer-circuits.pub/2021/framework):
@@ -49,7 +49,7 @@ MODES = ("Q", "K", "V")
 
 @dataclass(frozen=True)
 class Composition(Result):
-    """Scores of pairs of heads [mode, early, late] over flattened heads; nan where early is not before late."""
+    """Scores of pairs of heads [mode, early, late]; nan where early is not in an earlier layer."""
 
     heads: list[str]
     scores: Float[Tensor, "mode early late"]
@@ -141,16 +141,13 @@ class Composition(Result):
         early = [i for i, h in enumerate(self.heads) if h.split(".")[0] != last]
         late = [i for i, h in enumerate(self.heads) if h.split(".")[0] != first]
         shown = self.excess[:, early][:, :, late]
-        names = dict(
-            x=[self.heads[i] for i in late],
-            y=[self.heads[i] for i in early],
-            panels=[f"{m}-composition" for m in MODES],
-        )
         return group(
             [
                 heatmap(
                     shown,
-                    **names,
+                    x=[self.heads[i] for i in late],
+                    y=[self.heads[i] for i in early],
+                    panels=[f"{mode}-composition" for mode in MODES],
                     title="Composition above chance",
                     x_label="later head",
                     y_label="earlier head",
@@ -180,7 +177,7 @@ def composition(
     norm: Norm = "fold",
     seed: int = 0,
 ) -> Composition:
-    """Score Q-, K- and V-composition of every pair of heads against random placement; list edges and virtual heads.
+    """Score Q-, K- and V-composition of every pair of heads against random placement.
 
     `seed` draws the random twin. Raises if the model has fewer than two layers.
 
@@ -244,11 +241,11 @@ def _random_placement(
     late: Float[Tensor, "late d_head"],
     room: int,
 ) -> tuple[Float[Tensor, "early late"], Float[Tensor, "early late"], Float[Tensor, "early late"]]:
-    """Mean, z and upper-tail p-value of ‖LM‖² / (‖L‖²‖M‖²) if M is turned at random, by the singular values of both.
+    """Mean, z and upper-tail p-value of ‖LM‖² / (‖L‖²‖M‖²) if M is turned at random, from singular values.
 
-    ‖LM‖² is the inner product of LᵀL and MMᵀ. A turn leaves the part that is a multiple of the identity, which gives
-    the mean, and sends the rest to a random direction in the space of symmetric matrices of trace 0, which has
-    (room - 1)(room + 2)/2 dimensions.
+    ‖LM‖² is the inner product of LᵀL and MMᵀ. A turn leaves the part that is a multiple of the identity,
+    which gives the mean, and sends the rest to a random direction in the space of symmetric matrices of
+    trace 0, which has (room - 1)(room + 2)/2 dimensions.
     """
 
     def uneven(S: Float[Tensor, "head d_head"]) -> Float[Tensor, " head"]:
@@ -262,7 +259,7 @@ def _random_placement(
 
 
 def _room(model: Model, norm: Norm) -> int:
-    """Dimensions of the residual stream that a head can read or write: a LayerNorm, once folded, takes one."""
+    """Dimensions of the residual stream a head can read or write: a folded LayerNorm takes one."""
     return model.d_model - (norm == "fold" and model.architecture.norm == "layer")
 
 

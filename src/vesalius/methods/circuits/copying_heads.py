@@ -8,7 +8,7 @@ copies, -1 suppresses what it sees, 0 neither.
 
 1. The eigenvalues come from the d_head x d_head matrix W_O (W_U W_E) W_V, which shares them.
 2. Chance is the same statistic of Gaussian heads of the same shape between the same embedding and
-   unembedding. Only the singular values of W_U W_E matter to it, which makes a thousand draws cheap. A head's
+   unembedding. Only the singular values of W_U W_E matter to it, which makes draws cheap. A head's
    p-value is the larger of the normal tail and of its rank among the draws, two-sided, times the number of
    heads (Bonferroni).
 3. Positive eigenvalues are not yet copying, since the circuit is not a normal matrix. So the direct statistic
@@ -45,7 +45,7 @@ LEVEL = 0.01
 
 @dataclass(frozen=True)
 class CopyingHeads(Result):
-    """Per head: s in -1..1, its chance, and the share of tokens the head puts first; the random twin beside it."""
+    """Per head: s in -1..1, its chance, the share of tokens it puts first; the random twin beside."""
 
     heads: list[str]
     """"layer.head"; a sum of heads is written "1.4 + 1.10" and comes last."""
@@ -58,15 +58,15 @@ class CopyingHeads(Result):
     top_1: Float[Tensor, " head"]
     top_5: Float[Tensor, " head"]
     top_1_interval: Float[Tensor, "head 2"]
-    eigenvalues: list[Complex[Tensor, " d_head"]]
+    eigenvalues: list[Complex[Tensor, " _"]]
     twin_scores: Float[Tensor, " head"]
     twin_p_values: Float[Tensor, " head"]
     twin_top_1: Float[Tensor, " head"]
-    twin_eigenvalues: list[Complex[Tensor, " d_head"]]
+    twin_eigenvalues: list[Complex[Tensor, " _"]]
     null: Float[Tensor, " draw"]
     """s of Gaussian heads."""
     quantile: float
-    """|s| that 99.9% of them stay below."""
+    """|s| that 99.9% of them stay below, by the normal tail."""
     tokens: int
     """How many tokens the direct statistic was taken on."""
     d_vocab: int
@@ -113,7 +113,7 @@ class CopyingHeads(Result):
             interval=(low, high) if sampled else None,
             evidence=(low if sampled else share) > control and self.heads[number] in self.copying,
             note=f"s = {self.scores[number]:.2f}, top 5: {self.top_5[number]:.2f}, "
-            f"{'a sample' if sampled else 'all'} of {self.tokens} tokens; control: the random twin's best head",
+            f"{'a sample' if sampled else 'all'} of {self.tokens} tokens; control: the twin's best head",
         )
 
     def figure(self) -> "Figure":
@@ -170,14 +170,14 @@ def copying_heads(
     sum_of: list[str] | None = None,
     norm: Norm = "fold",
     tokens: int = 1024,
-    draws: int = 1000,
+    draws: int = 500,
     seed: int = 0,
 ) -> CopyingHeads:
     """Score every head's OV circuit as a copier, by its eigenvalues and by what it does to tokens.
 
-    `heads` ("1.4", all by default) are scored one by one, `sum_of` together as one circuit. The direct statistic
-    takes the whole vocabulary, or `tokens` of it drawn by `seed` where it is larger than four times that. Raises if a
-    head is not in the model.
+    `heads` ("1.4", all by default) are scored one by one, `sum_of` together as one circuit. The direct
+    statistic takes the whole vocabulary, or `tokens` of it drawn by `seed` where it is larger than four times
+    that. Raises if a head is not in the model.
 
     >>> from vesalius.testbed import handwritten_induction
     >>> copying_heads(handwritten_induction()).copying
@@ -201,7 +201,7 @@ def copying_heads(
         top_1_interval=torch.tensor([wilson(hit, len(chosen)) for hit in hits]),
         **{f"twin_{key}": twin[key] for key in ("scores", "p_values", "top_1", "eigenvalues")},
         null=null[1],
-        quantile=null[1].abs().quantile(0.999).item(),
+        quantile=min(1.0, 3.29 * null[1].std().item()),
         tokens=len(chosen),
         d_vocab=model.d_vocab,
         choices={
@@ -231,19 +231,19 @@ def _measure(
     nulls = torch.stack([null[len(circuit)] for circuit in circuits])  # [head, draw]
     z = scores / nulls.std(1)
     p = torch.maximum(torch.erfc(z.abs() / 2**0.5), (nulls.abs() >= scores[:, None].abs()).double().mean(1))
-    return dict(
-        scores=scores,
-        imaginary=torch.stack([_share(values.imag.abs().sum(), values) for values in eigenvalues]),
-        p_values=(p * len(circuits)).clamp(max=1),
-        z=z,
-        top_1=torch.stack([(rank < 1).double().mean() for rank in ranks]),
-        top_5=torch.stack([(rank < 5).double().mean() for rank in ranks]),
-        eigenvalues=eigenvalues,
-    )
+    return {
+        "scores": scores,
+        "imaginary": torch.stack([_share(values.imag.abs().sum(), values) for values in eigenvalues]),
+        "p_values": (p * len(circuits)).clamp(max=1),
+        "z": z,
+        "top_1": torch.stack([(rank < 1).double().mean() for rank in ranks]),
+        "top_5": torch.stack([(rank < 5).double().mean() for rank in ranks]),
+        "eigenvalues": eigenvalues,
+    }
 
 
 def _unembed_embed(model: Model, norm: Norm) -> Float[Tensor, "d_model d_model"]:
-    """W_U W_E, norm folded: what a head's write becomes when it is read out as tokens and these are embedded."""
+    """W_U W_E: what a head's write becomes when it is read out as tokens and these are embedded."""
     unit = torch.eye(
         model.d_model, dtype=torch.promote_types(model.dtype, torch.float32), device=model.device
     )
@@ -253,8 +253,10 @@ def _unembed_embed(model: Model, norm: Norm) -> Float[Tensor, "d_model d_model"]
 def _null(
     model: Model, norm: Norm, ranks: set[int], draws: int, generator: torch.Generator
 ) -> dict[int, Float[Tensor, " draw"]]:
-    """s of Gaussian heads, and of sums of them: turning W_V or W_O leaves it Gaussian, so W_U W_E enters by its
-    singular values alone."""
+    """s of Gaussian heads, and of sums of them.
+
+    Turning W_V or W_O leaves it Gaussian, so W_U W_E enters by its singular values alone.
+    """
     spread, null = torch.linalg.svdvals(_unembed_embed(model, norm).double()).float().cpu(), {}
     for rank in sorted(ranks):
         scores = []
@@ -288,7 +290,8 @@ def _head(model: Model, name: str) -> tuple[int, int]:
     layer, _, head = name.partition(".")
     if not (layer.isdigit() and head.isdigit() and int(layer) < model.n_layers and int(head) < model.n_heads):
         raise VesaliusError(
-            f"head '{name}' is not in this model; expected 'layer.head' up to {model.n_layers - 1}.{model.n_heads - 1}"
+            f"head '{name}' is not in this model; expected 'layer.head' "
+            f"up to {model.n_layers - 1}.{model.n_heads - 1}"
         )
     return int(layer), int(head)
 

@@ -34,7 +34,16 @@ from vesalius.data.spelling import Spelling
 from vesalius.method import method, progress
 from vesalius.model import Model
 from vesalius.result import Headline, Result
-from vesalius.weights.circuits import Norm, direct_path, full_ov, full_qk, norm_handling
+from vesalius.weights.circuits import (
+    Norm,
+    direct_path,
+    full_ov,
+    full_qk,
+    norm_handling,
+    ov,
+    qk,
+    unembed,
+)
 from vesalius.weights.factored import Factored
 
 if TYPE_CHECKING:
@@ -60,7 +69,7 @@ class SkipTrigrams(Result):
     raised: Float[Tensor, "head source rank"]
     """Logit of each out when the source is attended to fully, doubly centred."""
     rows: list[dict]
-    """The strongest rows, and the strongest of each kind: head, source, destinations, outs, kind, strength."""
+    """The strongest rows, and the strongest of each kind, as text."""
     together: list[dict]
     """Strongest sources at their best destination: outs of all heads added, effect in logits."""
     bugs: list[dict]
@@ -77,7 +86,7 @@ class SkipTrigrams(Result):
         total = len(self.heads) * len(self.sources)
         rows = []
         for kind in self.counts:
-            shown = [row["reads"] for row in self.rows if row["kind"] == kind]
+            shown = ", ".join([row["reads"] for row in self.rows if row["kind"] == kind][:3])
             stands = self.p_values[kind] < LEVEL and self.counts[kind] > self.twin[kind]
             rows.append(
                 Headline(
@@ -85,7 +94,7 @@ class SkipTrigrams(Result):
                     f"{self.counts[kind]} of {total}",
                     f"{self.twin[kind]} of {total}",
                     evidence=stands,
-                    note=f"shuffled {self.shuffled[kind]:.1f}, p {self.p_values[kind]:.2g}; {', '.join(shown[:3])}",
+                    note=f"shuffled {self.shuffled[kind]:.1f}, p {self.p_values[kind]:.2g}; {shown}",
                 )
             )
         if self.together:
@@ -164,8 +173,8 @@ def skip_trigrams(
     vocabulary, of which `seed` draws `sources` where it is larger. Raises for a source that is not one token.
 
     >>> from vesalius.testbed import handwritten_induction
-    >>> [row["out"] for row in skip_trigrams(handwritten_induction(), layer=1, heads=[0], source="#7").rows]
-    ['#7']
+    >>> [row["reads"] for row in skip_trigrams(handwritten_induction(), layer=1, heads=[0], source="#7").rows]
+    ['#7 … #0 → #7']
     """
     layers = range(model.n_layers) if layer is None else [layer]
     chosen = [(number, head) for number in layers for head in heads or range(model.n_heads)]
@@ -192,7 +201,7 @@ def skip_trigrams(
         ids,
         *tables,
         rows=rows,
-        together=_together(model, chosen, rows, ids, tables, norm),
+        together=_together(model, chosen, rows, tables, norm),
         bugs=_bugs(model, rows, words, tables, norm),
         counts=counts,
         shuffled=shuffled,
@@ -212,29 +221,23 @@ def _tables(
     """Destinations, their QK scores, outs, their OV logits: each [head, source, rank]."""
     found = []
     for layer, head in progress(heads, "heads"):
-        looks, moves = _looks(model, layer, head, norm), _moves(model, layer, head, norm)
-        at = ids.to(looks.left.device)
+        looks = full_qk(model, layer, head, norm=norm).centred("columns")  # [destination, source]
+        moves = full_ov(model, layer, head, norm=norm).centred("both")  # [source, out]
+        at = ids.to(model.device)
         queried, destinations = Factored(looks.right.mT[at], looks.left.mT).top_k(top, centre=None)
         raised, outs = Factored(moves.left[at], moves.right).top_k(top, centre=None)
         found.append([part.cpu() for part in (destinations, queried, outs, raised)])
     return tuple(torch.stack(parts) for parts in zip(*found))
 
 
-def _looks(model: Model, layer: int, head: int, norm: Norm) -> Factored:
-    """QK circuit [destination, source] without its mean over sources."""
-    return full_qk(model, layer, head, norm=norm).centred("columns")
-
-
-def _moves(model: Model, layer: int, head: int, norm: Norm) -> Factored:
-    """OV circuit [source, out] without its means over outs and over sources."""
-    return full_ov(model, layer, head, norm=norm).centred("both")
-
-
 def _wanted(spelling: Spelling, tables: tuple[Tensor, ...]) -> list[Int[Tensor, "head source combination"]]:
-    """For each kind, what the source of a row would have to be; -1 where no source would do."""
-    destinations, _, outs, _ = tables
-    pairs = destinations.repeat_interleave(outs.shape[-1], -1), outs.repeat(1, 1, outs.shape[-1])
-    return [outs, spelling.loose[outs], spelling.joined(*pairs), spelling.joined_loosely(*pairs)]
+    """For each kind, what the source of a row would have to be; -1: none would do, or nothing is raised."""
+    destinations, queried, outs, raised = tables
+    k = outs.shape[-1]
+    pairs = destinations.repeat_interleave(k, -1), outs.repeat(1, 1, k)
+    both = (queried > 0).repeat_interleave(k, -1) & (raised > 0).repeat(1, 1, k)
+    found = [outs, spelling.loose[outs], spelling.joined(*pairs), spelling.joined_loosely(*pairs)]
+    return [tokens.where(real, -1) for tokens, real in zip(found, (raised > 0, raised > 0, both, both))]
 
 
 def _matches(
@@ -275,41 +278,40 @@ def _rows(
                     "queried": queried[head, place].tolist(),
                     "outs": [words[o] for o in outs[head, place]],
                     "raised": raised[head, place].tolist(),
-                    "reads": f"{words[ids[place]]} … {words[destinations[head, place, at]]} → {words[outs[head, place, out]]}",
+                    "reads": _reads(words, ids[place], destinations[head, place, at], outs[head, place, out]),
                     "strength": strength[number].item(),
                     "rank": rank,
                     "at": [head, place],
+                    "id": ids[place].item(),
                 }
             )
     return rows
 
 
+def _reads(words: list[str], source: int | Tensor, destination: Tensor, out: Tensor) -> str:
+    return f"{words[source]} … {words[destination]} → {words[out]}"
+
+
 def _together(
-    model: Model,
-    heads: list[tuple[int, int]],
-    rows: list[dict],
-    ids: Tensor,
-    tables: tuple[Tensor, ...],
-    norm: Norm,
+    model: Model, heads: list[tuple[int, int]], rows: list[dict], tables: tuple[Tensor, ...], norm: Norm
 ) -> list[dict]:
-    """Each source of the strongest rows, at the destination that looks for it most there: what all heads add up to."""
-    strongest = {row["at"][1]: row["at"][0] for row in reversed(rows)}  # source -> head of its strongest row
-    places = [row["at"][1] for row in rows if strongest[row["at"][1]] == row["at"][0]]
-    places = list(dict.fromkeys(places))[:LISTED]
-    sources = ids[places]
-    destinations = torch.stack([tables[0][strongest[place], place, 0] for place in places])
-    total = torch.zeros(len(places), model.d_vocab, device=model.device)
+    """The sources of the strongest rows, each at its first destination there: what all heads add up to."""
+    strongest = {row["id"]: row["at"] for row in reversed(rows)}
+    sources = list(dict.fromkeys(row["id"] for row in rows))[:LISTED]
+    destinations = [tables[0][*strongest[source], 0].item() for source in sources]
+    W_E = model.weight("W_E").to(torch.promote_types(model.dtype, torch.float32))
+    at, seen, unit = W_E[destinations], W_E[sources] - W_E.mean(0), torch.eye(model.d_model).to(W_E)
+    written = torch.zeros_like(seen)
     for layer, head in heads:
-        looks, moves = _looks(model, layer, head, norm), _moves(model, layer, head, norm)
-        score = (looks.left[destinations] * looks.right.mT[sources]).sum(-1)
-        total += score.sigmoid()[:, None] * (moves.left[sources] @ moves.right)
-    effects, outs = total.cpu().topk(tables[0].shape[-1])
-    found = [
-        {"source": s, "destination": d, "outs": o, "effects": e}
-        for s, d, o, e in zip(
-            model.strings(sources), model.strings(destinations), map(model.strings, outs), effects.tolist()
-        )
-    ]
+        looks, moves = qk(model, layer, head, norm=norm), ov(model, layer, head, norm=norm)
+        score = (at @ looks.left * (seen @ looks.right.mT)).sum(-1)
+        written += score.sigmoid()[:, None] * (seen @ moves.left @ moves.right)
+    logits = unembed(model, Factored(written, unit), norm=norm).centred("columns").dense()
+    effects, outs = logits.cpu().topk(tables[0].shape[-1])
+    named = zip(
+        model.strings(sources), model.strings(destinations), map(model.strings, outs), effects.tolist()
+    )
+    found = [{"source": s, "destination": d, "outs": o, "effects": e} for s, d, o, e in named]
     return sorted(found, key=lambda row: -row["effects"][0])
 
 
@@ -325,15 +327,9 @@ def _bugs(
             apart = follows[a, o] + follows[b, p] - follows[a, p] - follows[b, o]
             effect = torch.minimum(queried[a].sigmoid() * raised[p], queried[b].sigmoid() * raised[o])
             if min(apart, effect) > 0:
-                d, e, x, y = (words[token] for token in (destinations[a], destinations[b], outs[o], outs[p]))
-                s = row["source"]
-                found.append(
-                    {
-                        "head": row["head"],
-                        "says": f"{s} … {d} → {x}; {s} … {e} → {y}",
-                        "also": f"{s} … {d} → {y}; {s} … {e} → {x}",
-                        "raised": effect.item(),
-                        "apart": apart.item(),
-                    }
+                (ao, ap), (bo, bp) = (
+                    [_reads(words, row["id"], destinations[d], outs[out]) for out in (o, p)] for d in (a, b)
                 )
+                bug = {"head": row["head"], "says": f"{ao}; {bp}", "also": f"{ap}; {bo}"}
+                found.append(bug | {"raised": effect.item(), "apart": apart.item()})
     return sorted(found, key=lambda bug: -min(bug["raised"], bug["apart"]))[:LISTED]
