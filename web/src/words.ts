@@ -18,7 +18,7 @@ export function visible(token: string): string {
     .replaceAll("\r", "␍")
     .replaceAll("\n", "↵")
     .replaceAll("\t", "⇥")
-    .replaceAll(/[\u0000-\u001f\u007f-\u009f\u200b-\u200f\ufeff]/g, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`);
+    .replaceAll(/[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\ufeff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
 /** A label: words keep their spaces, and only what a reader would miss at the ends is made visible. */

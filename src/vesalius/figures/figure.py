@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vesalius.errors import VesaliusError
+from vesalius.files import whole
 
 STATIC = Path(__file__).parent / "static"
 SUFFIXES = (".html", ".png", ".pdf", ".svg")
@@ -37,14 +38,15 @@ class Figure:
     def save(self, path: str | Path) -> Path:
         """Write the figure as `.html`, or its static twin as `.png`, `.pdf` or `.svg`."""
         path = Path(path)
-        if path.suffix == ".html":
-            path.write_text(self.html(), encoding="utf-8")
-        elif path.suffix in SUFFIXES:
-            from vesalius.figures.paper import draw
-
-            draw(self, path)
-        else:
+        if path.suffix not in SUFFIXES:
             raise VesaliusError(f"a figure was to be saved as '{path.name}'; expected {', '.join(SUFFIXES)}")
+        with whole(path) as partial:
+            if path.suffix == ".html":
+                partial.write_text(self.html(), encoding="utf-8")
+            else:
+                from vesalius.figures.paper import draw
+
+                draw(self, partial)
         return path
 
     def widget(self) -> Any:

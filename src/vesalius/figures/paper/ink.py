@@ -1,0 +1,120 @@
+"""What the static figures share: colours and their scales, words, reference lines, grids."""
+
+import json
+import math
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap, Normalize
+    from matplotlib.figure import SubFigure
+
+Data = dict[str, Any]
+PALETTE = json.loads((Path(__file__).parents[1] / "palette.json").read_text(encoding="utf-8"))
+SERIES = PALETTE["series"]
+
+
+def colour_of(number: int) -> str:
+    return SERIES[number % len(SERIES)]
+
+
+def scale(values: list[float | None], diverging: bool) -> tuple["Colormap", "Normalize"]:
+    """The colours of the interactive figures, with their limits."""
+    from matplotlib.colors import Normalize
+
+    known = [value for value in values if value is not None] or [0.0, 1.0]
+    low, high = min(known), max(known)
+    if diverging:
+        most = max(abs(low), abs(high)) or 1.0
+        return _shades(True), Normalize(-most, most)
+    if 0 <= low <= high / 2:
+        low = 0.0
+    return _shades(False), Normalize(low, high if high > low else low + 1)
+
+
+@cache
+def _shades(diverging: bool) -> "Colormap":
+    from matplotlib.colors import LinearSegmentedColormap
+
+    stops = [*reversed(PALETTE["negative"][1:]), *PALETTE["positive"]] if diverging else PALETTE["positive"]
+    return LinearSegmentedColormap.from_list("vesalius", stops)
+
+
+def ink_on(shades: "Colormap", norm: "Normalize", value: float) -> str:
+    red, green, blue, _ = shades(norm(value))
+    return "#111" if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 > 0.19 else "#fff"
+
+
+def label(text: str, *, everywhere: bool = False) -> str:
+    """Words with the whitespace that a reader would miss made visible: at the ends, or everywhere."""
+    shown = text.replace("\n", "↵").replace("\t", "⇥").replace("\r", "␍")
+    if everywhere:
+        return shown.replace(" ", "␣")
+    core = shown.strip(" ")
+    before, after = len(shown) - len(shown.lstrip(" ")), len(shown) - len(shown.rstrip(" "))
+    return "␣" * before + core + "␣" * after if core else "␣" * len(shown)
+
+
+def printable(value: Any) -> Any:
+    """The same JSON with every character that the font lacks written as its code, \\u4e2d."""
+    if isinstance(value, str):
+        return "".join(c if c in "\n\r\t" or ord(c) in _font() else f"\\u{ord(c):04x}" for c in value)
+    if isinstance(value, list):
+        return [printable(item) for item in value]
+    return {printable(k): printable(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+@cache
+def _font() -> frozenset[int]:
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(get_font(findfont("DejaVu Sans Mono")).get_charmap())
+
+
+def gaps(values: list[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
+
+
+def matrix(
+    axes: "Axes", values: Any, shades: "Colormap", norm: "Normalize", *, x: Any, y: Any, size: float = 7
+) -> Any:
+    cells = [gaps(row) for row in values]
+    image = axes.imshow(cells, cmap=shades, norm=norm, aspect="auto", interpolation="nearest")
+    for words, count, place in ((x, len(values[0]), axes.set_xticks), (y, len(values), axes.set_yticks)):
+        step = max(1, math.ceil(count / 32))
+        at = list(range(0, count, step))
+        shown = [label(words[i])[:18] if words else str(i) for i in at]
+        turned = 90 if place == axes.set_xticks and words and max(map(len, shown)) * count > 40 else 0
+        place(at, shown, rotation=turned, fontsize=size)
+    return image
+
+
+def refer(axes: "Axes", references: Any) -> None:
+    dashed = {"color": "#777", "ls": "--", "lw": 0.8, "zorder": 0}
+    small = {"fontsize": 6.5, "color": "#555"}
+    for kind, at, words in references:
+        if kind == "x":
+            axes.axvline(at, **dashed)
+            axes.text(at, 1.0, words, transform=axes.get_xaxis_transform(), ha="center", va="bottom", **small)
+        elif kind == "y":
+            axes.axhline(at, **dashed)
+            axes.text(1.0, at, words, transform=axes.get_yaxis_transform(), ha="right", va="bottom", **small)
+        else:
+            axes.axline((0, at), slope=1, **dashed)
+            axes.plot([], [], color="#777", ls="--", lw=0.8, label=words)
+
+
+def grid(axes: "Axes", along: str = "both") -> None:
+    axes.grid(axis=along, color="#e6e6e3", lw=0.6)
+    axes.set_axisbelow(True)
+
+
+def colour_bar(sheet: "SubFigure", axes: "Axes", shades: "Colormap", norm: "Normalize", words: str) -> None:
+    from matplotlib.cm import ScalarMappable
+
+    shown = ScalarMappable(norm, shades)
+    bar = sheet.colorbar(shown, ax=axes, orientation="horizontal", shrink=0.3, aspect=30, pad=0.02)
+    bar.set_label(words, fontsize=6.5)
+    bar.ax.tick_params(labelsize=6)
