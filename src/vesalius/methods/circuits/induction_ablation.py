@@ -61,7 +61,7 @@ class InductionAblation(Result):
                 f"prefix matching {claim}",
                 everyone["prefix"],
                 others["prefix"],
-                everyone["prefix_interval"],
+                tuple(everyone["prefix_interval"]),
                 stands,
                 note,
             ),
@@ -69,7 +69,7 @@ class InductionAblation(Result):
                 f"loss on the repetition, nats, {claim}",
                 everyone["loss"],
                 others["loss"],
-                everyone["loss_interval"],
+                tuple(everyone["loss_interval"]),
                 None,
                 f"{whole['loss']:.3f} with all heads",
             ),
@@ -110,8 +110,8 @@ def induction_ablation(
 
     `head` is "LAYER.HEAD" (None: the largest prefix score above the first layer). A composer's K- or
     Q-composition score lies `deviations` standard deviations above that of random heads of the same sizes.
-    `mean` ablates to the mean over rows and positions. Raises VesaliusError if the model has one layer only,
-    or the head is not above the first.
+    `length` is that of r (None: 50, or half the context). `mean` ablates to the mean over rows and positions.
+    Raises VesaliusError if the model has one layer only, or the head is not above the first.
     """
     if model.n_layers < 2:
         raise VesaliusError(f"{model.name} has {model.n_layers} layers; composition needs two")

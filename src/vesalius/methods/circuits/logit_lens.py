@@ -106,8 +106,7 @@ class LogitLens(Result):
 def logit_lens(
     model: Model, *, text: str | None = None, length: int = 32, batch: int = 8, seed: int = 0
 ) -> LogitLens:
-    """First choice, probability and rank of the next token as read from the residual stream after every
-    layer.
+    """First choice, probability and rank of the next token, read from the residual stream after every layer.
 
     The final norm is computed anew on each stream. `text` is shown, and cut into rows of `length` for the
     statistics; None: the zoo's held-out sample, or random tokens repeated. Raises VesaliusError if the lens
