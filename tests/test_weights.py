@@ -88,6 +88,13 @@ def test_eigenvalues_come_from_the_small_product(size, rank):
     close(found.sum(), dense.sum(), 1e-9)
 
 
+def test_a_factor_without_batch_is_shared():
+    shared, batch = random_factored(4, 2, 5), random_factored(5, 3, 6, batch=(3,))
+    for product in (shared @ batch, shared @ batch.dense(), shared.dense() @ batch):
+        assert product.shape == (3, 4, 6)
+        close(product[1].dense(), shared.dense() @ batch.dense()[1])
+
+
 def test_errors_say_the_shapes():
     matrix = random_factored(3, 2, 4)
     for wrong in (

@@ -51,11 +51,15 @@ class Factored:
                 f"the last size of the left, {self.left.shape[-1]}, must be the last but one of the right."
             )
 
+        if self.left.shape[:-2] != self.right.shape[:-2]:  # what has no batch is shared by all
+            batch = torch.broadcast_tensors(self.left[..., 0, 0], self.right[..., 0, 0])[0].shape
+            object.__setattr__(self, "left", self.left.expand(*batch, -1, -1))
+            object.__setattr__(self, "right", self.right.expand(*batch, -1, -1))
+
     @property
     def shape(self) -> torch.Size:
         """Shape of the product, batch first."""
-        batch = torch.broadcast_shapes(self.left.shape[:-2], self.right.shape[:-2])
-        return torch.Size([*batch, self.left.shape[-2], self.right.shape[-1]])
+        return torch.Size([*self.left.shape[:-1], self.right.shape[-1]])
 
     @property
     def rank(self) -> int:
