@@ -6,15 +6,17 @@ escaped. Figures travel as JSON and are drawn by the bundle when the file is ope
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from vesalius.figures.figure import page, placeholder
+from vesalius.files import whole
 from vesalius.method import methods
 from vesalius.result import Headline, Result
-from vesalius.study import Entry, Study, write_whole
+from vesalius.study import Entry, Study
 
 MARKS = {"evidence": "●", "no evidence": "○", "descriptive": "–"}
 
@@ -33,7 +35,10 @@ def write_report(study: Study, path: str | Path) -> Path:
             "</main>",
         ]
     )
-    return write_whole(Path(path), page(body, title=title))
+    path = Path(path)
+    with whole(path) as partial:
+        partial.write_text(page(body, title=title), encoding="utf-8")
+    return path
 
 
 def _contents(study: Study) -> str:
@@ -173,6 +178,8 @@ def _number(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}".replace("-", "−")
     if isinstance(value, float):
+        if not math.isfinite(value):
+            return "–"
         return f"{value:.4g}".replace("-", "−")
     if isinstance(value, list | tuple):
         return ", ".join(map(_number, value)) or "none"

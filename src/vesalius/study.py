@@ -7,14 +7,13 @@ result it names, so that an index never names half a result.
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vesalius.errors import VesaliusError
+from vesalius.files import whole
 from vesalius.method import methods
 from vesalius.model import Model
 from vesalius.result import Headline, Result
@@ -42,6 +41,7 @@ class Study:
 
     Raises VesaliusError if the folder holds anything.
 
+    >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp()) / "mine"
     >>> study = Study(folder, title="Nothing yet")
     >>> study.skip("logit_lens", "the model has no layers")
@@ -89,7 +89,9 @@ class Study:
     def save(self) -> Path:
         """Write the index, whole or not at all; `add` and `skip` do so themselves."""
         text = json.dumps(_finite(self.to_json()), indent=1, ensure_ascii=False, allow_nan=False)
-        return write_whole(self.folder / INDEX, text)
+        with whole(self.folder / INDEX) as partial:
+            partial.write_text(text, encoding="utf-8")
+        return self.folder / INDEX
 
     def to_json(self) -> dict[str, Any]:
         """The index: all but the numbers, which lie in the results' folders."""
@@ -146,21 +148,6 @@ def card(model: Model) -> dict[str, Any]:
     }
 
 
-def write_whole(path: Path, text: str) -> Path:
-    """Write a file beside its place and rename it, so that it is never seen half written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
-    return path
-
-
 def _finite(value: Any) -> Any:
     """JSON has no nan and no infinity: null stands for both."""
     if isinstance(value, dict):
@@ -176,5 +163,10 @@ def _entry(stored: dict[str, Any]) -> Entry:
 
 
 def _headline(stored: dict[str, Any]) -> Headline:
-    interval = stored["interval"]
-    return Headline(**{**stored, "interval": None if interval is None else (interval[0], interval[1])})
+    value, interval = stored["value"], stored["interval"]
+    ends = None if interval is None else (_unfinite(interval[0]), _unfinite(interval[1]))
+    return Headline(**{**stored, "value": _unfinite(value), "interval": ends})
+
+
+def _unfinite(value: Any) -> Any:
+    return math.nan if value is None else value
