@@ -6,14 +6,12 @@
 4. All is written into a folder beside the final one and renamed at the end, so that a study that exists is whole.
 """
 
-import os
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from vesalius.errors import VesaliusError
+from vesalius.files import whole
 from vesalius.method import Method, methods
 from vesalius.model import Model
 from vesalius.report import write_report
@@ -52,16 +50,14 @@ def dissect(model: Model, *, out: str | Path | None = None) -> Dissection:
     if not fitting:
         kinds = ", ".join(sorted(model.kinds)) or "no known architecture"
         raise VesaliusError(f"no analysis fits {model.name}, which has {kinds}")
-    partial = _beside(folder)
-    try:
+    if folder.exists() and not (folder / "study.json").exists() and any(folder.iterdir()):
+        raise VesaliusError(f"'{folder}' exists and is not a study; expected a new or empty folder")
+    with whole(folder) as partial:
         study = Study(partial, title=f"Dissection of {model.name}", model=model)
         failed = _run(model, fitting, study)
         for name, reason in skipped.items():
             study.skip(name, reason)
         write_report(study, partial / "report.html")
-        _replace(folder, partial)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return Dissection(Study.load(folder), folder / "report.html", failed)
 
 
@@ -92,18 +88,3 @@ def _run(model: Model, fitting: dict[str, Method], study: Study) -> dict[str, st
                 failed[name] = str(error)
                 study.skip(name, f"failed: {error}")
     return failed
-
-
-def _beside(folder: Path) -> Path:
-    """A fresh hidden folder next to `folder`, which must be new, empty, or a study."""
-    if folder.exists() and not (folder.is_dir() and ((folder / "study.json").exists() or not any(folder.iterdir()))):
-        raise VesaliusError(f"'{folder}' exists and is not a study; expected a new or empty folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-
-
-def _replace(folder: Path, partial: Path) -> None:
-    partial.chmod(0o755)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(partial, folder)

@@ -223,7 +223,7 @@ class Model:
         ids = torch.as_tensor(inputs, device=self.device)
         return self._checked(ids[None] if ids.dim() == 1 else ids, None)
 
-    def _checked(self, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None) -> Mapping[str, Any]:
+    def _checked(self, ids: Tensor, mask: Tensor | None) -> Mapping[str, Any]:
         if ids.dim() != 2 or ids.is_floating_point() or ids.numel() == 0:
             raise VesaliusError(f"{self.name} was given a {ids.dtype} tensor of shape {tuple(ids.shape)}; expected token ids [batch, position]")
         if ids.shape[1] > self.n_ctx:
@@ -244,6 +244,8 @@ def load(name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.fl
     from vesalius.equations import check_equations
     from vesalius.formats.weights import check_finite
 
+    if not str(name):
+        raise VesaliusError("the name of the model is empty; expected zoo/NAME, a folder, a .gguf file or a hub id")
     parts = _read(str(name), dtype, download)
     check_finite(dict(parts.module.named_parameters()), name=parts.name)
     model = Model(

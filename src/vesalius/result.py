@@ -7,9 +7,6 @@ and `tensors.safetensors`, written beside their final place and renamed, so that
 import dataclasses
 import json
 import math
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vesalius.errors import VesaliusError, nearest
+from vesalius.files import whole
 
 if TYPE_CHECKING:
     from vesalius.figures import Figure
@@ -82,22 +80,17 @@ class Result:
         folder = Path(folder)
         if folder.exists() and not (folder / "result.json").exists() and any(folder.iterdir()):
             raise VesaliusError(f"'{folder}' exists and is not a saved result; expected a new or empty folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            tensors: dict[str, Tensor] = {}
-            values = {name: _detach(value, name, tensors) for name, value in _fields(self).items()}
-            if tensors:
-                save_file(tensors, partial / "tensors.safetensors")
-            document = {"schema": SCHEMA, "kind": type(self).__name__, "fields": values}
+        tensors: dict[str, Tensor] = {}
+        values = {name: _detach(value, name, tensors) for name, value in _fields(self).items()}
+        document = {"schema": SCHEMA, "kind": type(self).__name__, "fields": values}
+        with whole(folder) as partial:
+            partial.mkdir()
             (partial / "result.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
-            os.chmod(partial, 0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(partial, folder)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+            try:
+                if tensors:
+                    save_file(tensors, partial / "tensors.safetensors")
+            except SafetensorError as error:
+                raise VesaliusError(f"'{folder}' could not be written: {error}") from None
         return folder
 
     @classmethod

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vesalius.errors import VesaliusError, nearest
 from vesalius.formats import Parts
+from vesalius.formats.tokenizer import load_tokenizer
 from vesalius.formats.weights import load_state
 
 if TYPE_CHECKING:
@@ -122,14 +123,12 @@ def local_folder(name: str, *, download: bool) -> Path:
 
 def read_tokenizer(folder: Path) -> "Tokenizer | None":
     """The folder's tokenizer without its truncation and padding, or None if it has none."""
-    from tokenizers import Tokenizer
-
     if not (folder / "tokenizer.json").is_file():
         if not any((folder / file).is_file() for file in ("vocab.json", "vocab.txt", "tokenizer.model")):
             return None
         tokenizer = installed_transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
         return tokenizer.backend_tokenizer
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

@@ -1,5 +1,6 @@
 """Files of tensors: safetensors, and torch files that hold nothing but tensors. A pickle is never run."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -46,7 +47,8 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
 def load_torch(path: Path) -> dict[str, Tensor]:
     """The tensors of a file written by `torch.save`, read with `weights_only`."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch's advice about the protocol of a pickle
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise VesaliusError(
             f"{path.name} is a pickle that would run code when read, which is refused; if it is safe, write "

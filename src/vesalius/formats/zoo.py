@@ -59,17 +59,31 @@ def read(name: str) -> Parts:
 
 
 def read_folder(home: Path, *, name: str | None = None, weights: Path | None = None) -> Parts:
-    """A folder with `card.json` and `model.safetensors` (and a tokenizer beside it or beside the zoo)."""
-    from tokenizers import Tokenizer
+    """A folder with `card.json` and `model.safetensors` (and a tokenizer beside it or beside the zoo).
 
+    Raises VesaliusError for a damaged card, and for weights that are not those of the card's network.
+    """
+    from vesalius.formats.tokenizer import load_tokenizer
     from vesalius.formats.weights import load_state
     from vesalius.recipes.checkpoints import dequantise
 
-    card = json.loads((home / "card.json").read_text(encoding="utf-8"))
-    state = load_state(weights or home / "model.safetensors")
-    module = ToyTransformer(**card["shape"])
-    module.load_state_dict(dequantise(state) if weights else state)
+    module = network_of(home / "card.json")
+    weights, checkpoint = weights or home / "model.safetensors", weights is not None
+    state = load_state(weights)
+    try:
+        module.load_state_dict(dequantise(state) if checkpoint else state)
+    except RuntimeError as error:
+        problem = " ".join(str(error).split(":", 1)[-1].split())
+        raise VesaliusError(f"{weights} does not hold the network that its card.json describes: {problem}") from None
     beside = [path for path in (home / "tokenizer.json", home.parent / "tokenizer.json") if path.is_file()]
-    tokenizer = Tokenizer.from_file(str(beside[0])) if beside else None
+    tokenizer = load_tokenizer(beside[0]) if beside else None
     bos = tokenizer.token_to_id("<|bos|>") if tokenizer else None
     return Parts(module, tokenizer, bos, name or str(home))
+
+
+def network_of(card: Path) -> ToyTransformer:
+    """An untrained network of the shape that a card names."""
+    try:
+        return ToyTransformer(**json.loads(card.read_text(encoding="utf-8"))["shape"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise VesaliusError(f"{card} is damaged: it names no shape of a network ({error})") from None
