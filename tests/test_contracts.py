@@ -112,14 +112,19 @@ def test_every_headline_has_a_control_or_says_it_only_describes(name):
 
 
 def test_there_is_a_control_somewhere(name):
-    assert any(headline.control is not None or headline.evidence is not None for headline in result_of(name).headlines())
+    assert any(
+        headline.control is not None or headline.evidence is not None
+        for headline in result_of(name).headlines()
+    )
 
 
 def test_the_figure_is_json_and_a_picture(name, tmp_path):
     figure = result_of(name).figure()
     assert isinstance(figure, Figure) and figure.title.strip()
     json.dumps(figure.to_json(), allow_nan=False)
-    assert "<script" in figure.html() and "http://" not in re.sub(r"http://www\.w3\.org\S*", "", figure.html())
+    assert "<script" in figure.html() and "http://" not in re.sub(
+        r"http://www\.w3\.org\S*", "", figure.html()
+    )
     figure.save(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
@@ -129,7 +134,9 @@ def test_the_same_seed_gives_the_same_bits(name):
     again = vs.methods()[name].function(model_for(name))
     assert torch.equal(torch.get_rng_state(), state), "the global random generator was used"
     first, second = result_of(name).to_json(), again.to_json()
-    assert {k: v for k, v in first.items() if k != "provenance"} == {k: v for k, v in second.items() if k != "provenance"}
+    assert {k: v for k, v in first.items() if k != "provenance"} == {
+        k: v for k, v in second.items() if k != "provenance"
+    }
 
 
 def test_the_model_is_left_as_it_was(name):
@@ -174,7 +181,7 @@ def test_chance_alone_is_no_evidence(name):
 
 
 def plain_types(annotation) -> typing.Iterator[type]:
-    """The types an annotation is made of: list[int] | None is int and None, a Literal the types of its values."""
+    """The types an annotation is made of: of list[int] | None, int and None; of a Literal, its values'."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         yield from (type(value) for value in args)

@@ -1,10 +1,10 @@
 """G1, algebra: what is computed from factors is what the dense matrices give.
 
-Truth: linear algebra. Measured: mixed product 1e-15; path terms sum to the logits within 1e-6 of their size for
-zero, one and two layers; with frozen patterns the network is linear in its embeddings within 1e-6; eigenvalues
-from the small product equal the dense ones within 1e-13 (600 tokens, d_model 96, d_head 16, float64) and so does
-the Frobenius norm; Gaussian heads compose at 1/√d_model within 3%; random heads of d_model 768 and d_head 64 have
-copying scores of mean 0 and sd .022.
+Truth: linear algebra. Measured: mixed product 9e-16; path terms sum to the logits within 4e-7 of their size for
+zero, one and two layers; with frozen patterns the network is linear in its embeddings within 6e-7; eigenvalues
+from the small product equal the dense ones within 7e-12 and Frobenius norms within 3e-15 (600 tokens, d_model
+96, d_head 16, float64); Gaussian heads of d_model 256 compose at 1/16 within .5%; 24 random heads of d_model
+768 and d_head 64 have copying scores of mean .001 and sd .028, the null of the method .025.
 """
 
 import math
@@ -28,10 +28,12 @@ def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> torch.
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_mixed_product(seed):
-    """Attention moves between positions, OV acts on features, and (A ⊗ B)(C ⊗ D) = AC ⊗ BD: they compose apart."""
+    """Attention acts on positions, OV on features: (A ⊗ B)(C ⊗ D) = AC ⊗ BD."""
     A, C = normal(2, 6, 6, seed=seed).softmax(-1)
     B, D = normal(2, 5, 5, seed=seed + 10)
-    torch.testing.assert_close(torch.kron(A, B) @ torch.kron(C, D), torch.kron(A @ C, B @ D), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        torch.kron(A, B) @ torch.kron(C, D), torch.kron(A @ C, B @ D), atol=1e-12, rtol=0
+    )
     x = normal(6, 5, seed=seed + 20)
     torch.testing.assert_close(A @ (C @ x @ D) @ B, (A @ C) @ x @ (D @ B), atol=1e-12, rtol=0)
 

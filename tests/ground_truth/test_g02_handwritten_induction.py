@@ -1,17 +1,16 @@
 """G2, an induction circuit written by hand: every number of it is known.
 
 Truth, on [BOS, r, r] with 24 different tokens: head 0.0 attends to the previous token and head 1.0 to what
-followed last time, both with all their attention; all repeated tokens are right, and none is without head 0.0;
-head 1.0 copies; head 0.0 composes with its keys, 1/√40 = .158 (40 tokens are written), and with its queries and
-values not at all. No path reads the embedding straight, so order 0 loses ln 41 nats; what is gained, is gained by
-single heads with frozen patterns, and virtual heads add nothing. Without BOS the first token has two matches,
-and the prefix score is (24 - ½)/24. Measured: all of it, to 1e-4.
+followed last time, both with all their attention; all repeated tokens are right, and none is without head
+0.0; head 1.0 copies; head 0.0 composes with its keys, 1/√40 = .158 (40 tokens are written), and with its
+queries and values not at all. No path reads the embedding straight, so order 0 loses ln 41 nats; what is
+gained, is gained by single heads with frozen patterns, and virtual heads add nothing. Without BOS the first
+token has two matches, and the prefix score is (24 - ½)/24. Measured: all of it, to 1e-4.
 """
 
 import math
 
 import pytest
-import torch
 
 import vesalius as vs
 from vesalius.data.repeated import repeated_random_tokens

@@ -1,8 +1,9 @@
-"""G3, planted bigrams: the table read off W_E W_U is the one the network was trained on, or the gap is reported.
+"""G3, planted bigrams: the table read off W_E W_U is the one that was trained, or the gap is reported.
 
-Truth: `bigram_table`, 50 tokens, rows from a Dirichlet of concentration .2; the network sees its probabilities, not
-samples. Measured over three seeds: d_model 50, cross-entropy above the entropy 4e-5 nats, largest total variation
-2e-4, the same most likely token everywhere; d_model 16: .08 nats, .13, 92 of 100; d_model 8: .39 nats, .49, 74.
+Truth: `bigram_table`, 50 tokens, rows from a Dirichlet of concentration .2; the network sees its
+probabilities, not samples. Measured over three seeds: d_model 50, cross-entropy above the entropy 4e-5 nats,
+largest total variation 2e-4, the same most likely token everywhere; d_model 16: .08 nats, .13, 92 of 100;
+d_model 8: .39 nats, .49, 74.
 """
 
 import pytest

@@ -1,7 +1,7 @@
 """G4, planted skip-trigrams: the table read off the weights gives the four rules the text was written by.
 
-Truth: [30] … [34 or 35] → [30], 31 → 31, 32 → 36, 33 → 37; in the control text the same tokens stand in the same
-places and no rule holds. MEASURED
+Truth: [30] … [34 or 35] → [30], 31 → 31, 32 → 36, 33 → 37; in the control text the same tokens stand in the
+same places and no rule holds. MEASURED
 """
 
 import pytest
@@ -11,7 +11,7 @@ from vesalius.testbed.planted_skip_trigrams import DESTINATIONS, RULES, planted_
 
 
 def read(model, source: int) -> tuple[bool, bool]:
-    """Whether the first out of all heads together is the planted one, and whether both destinations lead their row."""
+    """Whether the first out of all heads is the planted one, and both destinations lead their row."""
     result = skip_trigrams(model, source=f"#{source}", top=2)
     together, row = result.together[0], result.rows[0]
     at_planted = together["destination"] in {f"#{token}" for token in DESTINATIONS}

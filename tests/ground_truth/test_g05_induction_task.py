@@ -1,9 +1,14 @@
-"""G5, induction emerging: two layers learn it in a phase change, one layer never does, and layer 0 carries it.
+"""G5, induction emerging: two layers learn it in a phase change, one layer never does.
 
-Truth: repeated random blocks can only be predicted by looking for what followed last time. On [BOS, r, r] with 16
-different tokens a model that knows which tokens are still to come, and no more, loses ln(16!)/16 = 1.92 nats.
-MEASURED
-The role of the previous-token head is shared, so no single ablation need break the circuit.
+Truth: repeated random blocks can only be predicted by looking for what followed last time. On [BOS, r, r]
+with 16 different tokens a model that knows which tokens are still to come, and no more, loses ln(16!)/16 =
+1.92 nats.
+
+Measured over seeds 0, 1, 2. Two layers: largest prefix score at most .08 at step 100, .13 at 300, .78 .79 .71
+at 500, where the loss on the repetition is .03 .02 .03 nats; head copying and key matching above .99. One
+layer: at most .12 and 2.00 2.13 2.22 nats. Without all of layer 0: .10 .10 .09 and 3.21 3.21 3.11 nats. The
+single ablation that hurts most (prefix .43 .25 .36) is that of the head with the largest previous-token score
+(.44 .52 .49); the role is shared, so no single one need break the circuit.
 """
 
 import functools
@@ -31,7 +36,8 @@ def measured(model: vs.Model) -> tuple[float, float]:
     with vs.record(model, "pattern@*") as acts:
         losses = token_losses(model.logits(ids), ids)[:, 1 - LENGTH :]
     prefix = max(
-        offset_attention(pattern, LENGTH - 1, first=LENGTH + 1).mean(0).max().item() for pattern in acts.values()
+        offset_attention(pattern, LENGTH - 1, first=LENGTH + 1).mean(0).max().item()
+        for pattern in acts.values()
     )
     return prefix, losses.mean().item()
 

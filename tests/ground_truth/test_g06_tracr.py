@@ -1,9 +1,10 @@
 """G6, compiled programs: a RASP program computes here what it computes in the compiler's own runtime.
 
-Truth: the program. `reverse` over {1, 2, 3} has four layers of one head and d_model 41, and turns BOS 1 2 3 into
-BOS 3 2 1; of the two layers of `frac_prevs` only the neurons of the first and the head of the second have weights.
-Measured on 200 random inputs each, Tracr 1.0.0: largest difference of the last residual stream and of the outputs
-2e-13 (`reverse`) and 0 (`frac_prevs`). Needs the extra `tracr`, which brings JAX; two minutes.
+Truth: the program. `reverse` over {1, 2, 3} has four layers of one head and d_model 41, and turns BOS 1 2 3
+into BOS 3 2 1; of the two layers of `frac_prevs` only the neurons of the first and the head of the second
+have weights. Measured on 200 random inputs each, Tracr 1.0.0: largest difference of the last residual stream
+and of the outputs 2e-13 (`reverse`) and 0 (`frac_prevs`). Needs the extra `tracr`, which brings JAX; two
+minutes.
 """
 
 import random

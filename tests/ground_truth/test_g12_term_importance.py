@@ -1,8 +1,8 @@
 """G12, term importance: passes with frozen patterns lose what the sum over all paths, written out, loses.
 
-Truth: logits of order n = Σ over paths of at most n heads, (A … A) W_E W_OV … W_OV W_U, with the patterns of the
-whole model. Measured on random networks of two and three layers: within 1e-6 at every order; order n of n layers is the
-whole model.
+Truth: logits of order n = Σ over paths of at most n heads, (A … A) W_E W_OV … W_OV W_U, with the patterns of
+the whole model. Measured on random networks of two and three layers: within 1e-6 at every order; order n of
+n layers is the whole model.
 """
 
 from itertools import combinations, product

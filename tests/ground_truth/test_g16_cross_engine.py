@@ -1,8 +1,9 @@
-"""G16, cross-engine equality: what the tool records is what plain tensor algebra computes, and it leaves no trace.
+"""G16, cross-engine equality: what is recorded is what plain tensor algebra computes, and no trace stays.
 
-Truth: the forward pass written out below from the weights alone, for three kinds of positions, with and without
-norms and MLP. Edits and recordings compose in the order they were opened, act on every row of a batch for itself,
-pass gradients, and are gone after the block, whatever happened inside. Methods do not write into what was recorded.
+Truth: the forward pass written out below from the weights alone, for three kinds of positions, with and
+without norms and MLP. Edits and recordings compose in the order they were opened, act on every row of a
+batch for itself, pass gradients, and are gone after the block, whatever happened inside. Methods do not
+write into what was recorded.
 """
 
 import pytest
@@ -17,7 +18,7 @@ from vesalius.method import methods
 from vesalius.testbed import handwritten_induction, random_attn
 
 FAMILIES = [
-    dict(positions=positions, norm=norm, d_mlp=d_mlp)
+    {"positions": positions, "norm": norm, "d_mlp": d_mlp}
     for positions in ("shortformer", "residual", "rotary")
     for norm, d_mlp in ((False, 0), (True, 96))
 ]
@@ -49,8 +50,8 @@ def plain_forward(model: vs.Model, ids: torch.Tensor) -> dict[str, torch.Tensor]
         z = pattern @ v
         attn_out = torch.einsum("bhpi,hid->bpd", z, w("W_O", layer))
         x = x + attn_out
-        points |= {f"{role}@{layer}": value for role, value in
-                   dict(q=q, k=k, v=v, pattern=pattern, z=z, attn_out=attn_out).items()}  # fmt: skip
+        inside = {"q": q, "k": k, "v": v, "pattern": pattern, "z": z, "attn_out": attn_out}
+        points |= {f"{role}@{layer}": value for role, value in inside.items()}
         if shape["d_mlp"]:
             points[f"resid_mid@{layer}"] = x
             neurons = F.gelu(normed(x, "norm2", layer) @ w("W_in", layer) + w("b_in", layer))
@@ -63,7 +64,10 @@ def plain_forward(model: vs.Model, ids: torch.Tensor) -> dict[str, torch.Tensor]
 
 
 def hooks(model: vs.Model) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.module.modules())
+    return sum(
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+        for m in model.module.modules()
+    )
 
 
 def untouched(model: vs.Model, before: torch.Tensor) -> bool:
@@ -71,7 +75,9 @@ def untouched(model: vs.Model, before: torch.Tensor) -> bool:
     return torch.equal(model(IDS), before) and hooks(model) == 0 and not _get_current_function_mode_stack()
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f"{f['positions']}-{'norm-mlp' if f['norm'] else 'attn'}")
+@pytest.mark.parametrize(
+    "family", FAMILIES, ids=lambda f: f"{f['positions']}-{'norm-mlp' if f['norm'] else 'attn'}"
+)
 def test_every_recorded_point_is_what_plain_algebra_gives(family):
     model = random_attn(seed=1, **family)
     alone, plain = model(IDS), plain_forward(model, IDS)
@@ -80,7 +86,9 @@ def test_every_recorded_point_is_what_plain_algebra_gives(family):
     assert torch.equal(recorded, alone), "recording changed the output"
     assert set(acts) == set(plain)
     for site, value in plain.items():
-        torch.testing.assert_close(acts[site], value, atol=1e-5, rtol=1e-5, msg=lambda text, site=site: f"{site}: {text}")
+        torch.testing.assert_close(
+            acts[site], value, atol=1e-5, rtol=1e-5, msg=lambda text, site=site: f"{site}: {text}"
+        )
     torch.testing.assert_close(acts["pattern@1[2]"], plain["pattern@1"][:, 2], atol=1e-5, rtol=0)
     assert untouched(model, alone)
 
@@ -120,7 +128,10 @@ def test_rows_of_a_batch_do_not_see_each_other():
     with vs.record(model, ["pattern@*", "resid_post@1"]) as acts, vs.intervene(model, {"z@0[1]": vs.zero()}):
         together = model(IDS)
     for row in range(len(IDS)):
-        with vs.record(model, ["pattern@*", "resid_post@1"]) as one, vs.intervene(model, {"z@0[1]": vs.zero()}):
+        with (
+            vs.record(model, ["pattern@*", "resid_post@1"]) as one,
+            vs.intervene(model, {"z@0[1]": vs.zero()}),
+        ):
             alone = model(IDS[row : row + 1])
         torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=0)
         for site in acts:
@@ -157,7 +168,11 @@ def test_nothing_survives_an_exception(site):
     def explode(value):
         raise ZeroDivisionError("in an edit")
 
-    with pytest.raises(ZeroDivisionError), vs.record(model, "pattern@*"), vs.intervene(model, {site: explode}):
+    with (
+        pytest.raises(ZeroDivisionError),
+        vs.record(model, "pattern@*"),
+        vs.intervene(model, {site: explode}),
+    ):
         model(IDS)
     assert untouched(model, before)
     with pytest.raises(KeyError), vs.intervene(model, {site: vs.zero()}), vs.record(model, site):

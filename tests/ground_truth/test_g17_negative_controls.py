@@ -1,7 +1,7 @@
 """G17, negative controls: where there is nothing to find, the analyses find nothing.
 
-Truth: networks with random weights. At level .01, twenty of them may give one false alarm an analysis, and no more.
-MEASURED
+Truth: networks with random weights. At level .01, twenty of them may give one false alarm an analysis, and
+no more. MEASURED
 """
 
 import pytest
@@ -15,7 +15,9 @@ NAMES = sorted(name for name, method in vs.methods().items() if not method.missi
 def false_alarms(name: str, seed: int) -> list[str]:
     """The claims that an analysis makes, with its defaults, of a random network."""
     model = random_attn(d_model=32, n_heads=4, d_vocab=40, n_ctx=48, seed=1000 + seed)
-    result = vs.methods()[name].function(model, **({"seed": seed} if "seed" in vs.methods()[name].parameters else {}))
+    result = vs.methods()[name].function(
+        model, **({"seed": seed} if "seed" in vs.methods()[name].parameters else {})
+    )
     return [headline.claim for headline in result.headlines() if headline.evidence]
 
 
