@@ -35,7 +35,7 @@ from vesalius.errors import VesaliusError
 from vesalius.method import method
 from vesalius.model import Model
 from vesalius.result import Headline, Result
-from vesalius.weights.circuits import Norm, all_ov, all_qk, norm_handling, unembed
+from vesalius.weights.circuits import Norm, all_ov, all_qk, norm_handling, unembed, widened
 from vesalius.weights.composition import composition_matrix
 from vesalius.weights.factored import Factored
 
@@ -267,10 +267,9 @@ def _virtual_heads(
     model: Model, norm: Norm
 ) -> tuple[Float[Tensor, "early late"], Float[Tensor, "early late"]]:
     """Size in logits of every pair of heads in a row, and its z under random placement."""
-    unit = torch.eye(
-        model.d_model, dtype=torch.promote_types(model.dtype, torch.float32), device=model.device
-    )
-    W_E, W_U = model.weight("W_E").double(), unembed(model, Factored(unit, unit), norm=norm).right.double()
+    W_E = widened(model.weight("W_E"))
+    unit = torch.eye(model.d_model).to(W_E)
+    W_E, W_U = W_E.double(), unembed(model, Factored(unit, unit), norm=norm).right.double()
     embedded, unembedded = W_E.T @ W_E / len(W_E), W_U @ W_U.T
     reads, writes = [], []
     for layer in range(model.n_layers):

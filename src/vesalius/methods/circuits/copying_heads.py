@@ -33,7 +33,8 @@ from vesalius.method import method, progress
 from vesalius.metrics import wilson
 from vesalius.model import Model
 from vesalius.result import Headline, Result
-from vesalius.weights.circuits import Norm, norm_handling, ov, unembed
+from vesalius.weights.circuits import Norm, norm_handling, ov, unembed, widened
+from vesalius.weights.copying import copying_score
 from vesalius.weights.factored import Factored
 
 if TYPE_CHECKING:
@@ -221,19 +222,19 @@ def _measure(
 ) -> dict:
     """Eigenvalues, their summary and its chance, and the direct statistic, of each circuit."""
     through = _unembed_embed(model, norm)
-    W_E = model.weight("W_E").to(through)
+    W_E = widened(model.weight("W_E"))
     eigenvalues, ranks = [], []
     for circuit in progress(circuits, "heads"):
         moved = Factored.sum([ov(model, *head, norm=norm) for head in circuit])
         eigenvalues.append(torch.linalg.eigvals((moved.right @ through @ moved.left).double()).cpu())
         ranks.append(_own_rank(unembed(model, moved, norm=norm), W_E, chosen.to(model.device)))
-    scores = torch.stack([_share(values.real.sum(), values) for values in eigenvalues])
+    scores = torch.stack([copying_score(values) for values in eigenvalues])
     nulls = torch.stack([null[len(circuit)] for circuit in circuits])  # [head, draw]
     z = scores / nulls.std(1)
     p = torch.maximum(torch.erfc(z.abs() / 2**0.5), (nulls.abs() >= scores[:, None].abs()).double().mean(1))
     return {
         "scores": scores,
-        "imaginary": torch.stack([_share(values.imag.abs().sum(), values) for values in eigenvalues]),
+        "imaginary": torch.stack([_imaginary(values) for values in eigenvalues]),
         "p_values": (p * len(circuits)).clamp(max=1),
         "z": z,
         "top_1": torch.stack([(rank < 1).double().mean() for rank in ranks]),
@@ -244,10 +245,9 @@ def _measure(
 
 def _unembed_embed(model: Model, norm: Norm) -> Float[Tensor, "d_model d_model"]:
     """W_U W_E: what a head's write becomes when it is read out as tokens and these are embedded."""
-    unit = torch.eye(
-        model.d_model, dtype=torch.promote_types(model.dtype, torch.float32), device=model.device
-    )
-    return unembed(model, Factored(unit, unit), norm=norm).right @ model.weight("W_E").to(unit)
+    W_E = widened(model.weight("W_E"))
+    unit = torch.eye(model.d_model).to(W_E)
+    return unembed(model, Factored(unit, unit), norm=norm).right @ W_E
 
 
 def _null(
@@ -264,7 +264,7 @@ def _null(
             shape = (min(100, draws - start), rank * model.d_head, model.d_model)
             write, read = (torch.randn(shape, generator=generator) for _ in range(2))
             values = torch.linalg.eigvals((write * spread) @ read.mT)
-            scores.append((values.real.sum(-1) / values.abs().sum(-1)).double())
+            scores.append(copying_score(values).double())
         null[rank] = torch.cat(scores)
     return null
 
@@ -280,10 +280,10 @@ def _own_rank(
     return torch.cat(ranks).cpu()
 
 
-def _share(part: Tensor, eigenvalues: Complex[Tensor, " d_head"]) -> Tensor:
-    """`part` of Σ |λ|; 0 for a head that does nothing."""
-    whole = eigenvalues.abs().sum()
-    return part / whole if whole > 0 else torch.zeros_like(part)
+def _imaginary(eigenvalues: Complex[Tensor, " _"]) -> Float[Tensor, ""]:
+    """Σ |Im λ| / Σ |λ|; 0 for a head that does nothing."""
+    total = eigenvalues.abs().sum()
+    return eigenvalues.imag.abs().sum() / total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
 def _head(model: Model, name: str) -> tuple[int, int]:

@@ -43,6 +43,7 @@ from vesalius.weights.circuits import (
     ov,
     qk,
     unembed,
+    widened,
 )
 from vesalius.weights.factored import Factored
 
@@ -169,14 +170,16 @@ def skip_trigrams(
 ) -> SkipTrigrams:
     """List what heads do with source tokens: destinations that look for them, outs that they then raise.
 
-    Of all heads, or those of one `layer`, or some `heads` of it; for one `source`, or for the whole
+    Of the heads of one `layer`, or some `heads` of it; without `layer`, of all in an attention-only network,
+    and in others of layer 0, which alone reads nothing but embeddings. For one `source`, or for the whole
     vocabulary, of which `seed` draws `sources` where it is larger. Raises for a source that is not one token.
 
     >>> from vesalius.testbed import handwritten_induction
     >>> [row["reads"] for row in skip_trigrams(handwritten_induction(), layer=1, heads=[0], source="#7").rows]
     ['#7 … #0 → #7']
     """
-    layers = range(model.n_layers) if layer is None else [layer]
+    every = range(model.n_layers if "attention_only" in model.kinds else 1)
+    layers = every if layer is None else [layer]
     chosen = [(number, head) for number in layers for head in heads or range(model.n_heads)]
     generator = torch.Generator().manual_seed(seed)
     ids = torch.arange(model.d_vocab) if source is None else torch.tensor([model.token(source)])
@@ -299,7 +302,7 @@ def _together(
     strongest = {row["id"]: row["at"] for row in reversed(rows)}
     sources = list(dict.fromkeys(row["id"] for row in rows))[:LISTED]
     destinations = [tables[0][*strongest[source], 0].item() for source in sources]
-    W_E = model.weight("W_E").to(torch.promote_types(model.dtype, torch.float32))
+    W_E = widened(model.weight("W_E"))
     at, seen, unit = W_E[destinations], W_E[sources] - W_E.mean(0), torch.eye(model.d_model).to(W_E)
     written = torch.zeros_like(seen)
     for layer, head in heads:
