@@ -74,7 +74,7 @@ RECIPES = {
         (0, 100, 300, 450, 500, 550, 600, 650, 700, 800, 1_000, 1_500, 3_000, 7_000, 14_000),
     ),
     "mlp-1l": Recipe(
-        "One layer of attention and one of neurons", {"n_layers": 1, "d_mlp": 512}, 6_000, SETTINGS
+        "One layer of attention and one of neurons", {"n_layers": 1, "d_mlp": 512}, 5_000, SETTINGS
     ),
 }
 
