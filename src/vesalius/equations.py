@@ -18,8 +18,10 @@ inputs, everything is recorded once and compared with what the weights say (row 
 The error of an equation is the largest absolute difference divided by the largest absolute value: 0 is exact.
 """
 
+import math
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from einops import einsum, rearrange
@@ -29,6 +31,9 @@ from torch import Tensor, nn
 from vesalius.access import record
 from vesalius.architectures import Architecture, Shape
 from vesalius.errors import VesaliusError
+
+TOKENS_CHECKED = 4096
+"""How many logits are compared, evenly spaced over the vocabulary."""
 
 Norm = Callable[[Tensor, str], Tensor]
 
@@ -41,9 +46,24 @@ class Opened(Protocol):
     architecture: Architecture | None
     name: str
 
-    def weight(self, role: str, layer: int | None = None) -> Tensor: ...
 
-    def has(self, role: str) -> bool: ...
+@dataclass(frozen=True)
+class Network:
+    """A module with the table that is said to describe it."""
+
+    module: Any
+    family: Architecture
+    name: str
+    shape: Shape
+
+    def has(self, role: str) -> bool:
+        return role in self.family.weights
+
+    def raw(self, role: str, layer: int = 0) -> Tensor:
+        return self.family.weights[role](self.module, layer).detach()
+
+    def weight(self, role: str, layer: int = 0) -> Tensor:
+        return self.raw(role, layer).float()
 
 
 def check_equations(model: Opened, *, positions: int = 6, seed: int = 0) -> dict[str, float]:
@@ -54,8 +74,10 @@ def check_equations(model: Opened, *, positions: int = 6, seed: int = 0) -> dict
     """
     if model.architecture is None:
         return {}
+    shape = model.architecture.shape(model.module)
+    network = Network(model.module, model.architecture, model.name, shape)
     inputs = example(model, positions=positions, seed=seed)
-    depth = sizes(model).n_layers
+    depth = shape.n_layers
     layers = sorted({0, 1, depth // 2, depth - 1} & set(range(depth)))
     wanted = [
         f"{role}@{layer}"
@@ -69,37 +91,34 @@ def check_equations(model: Opened, *, positions: int = 6, seed: int = 0) -> dict
         found: dict[str, float] = {}
         for layer in layers:
             here = {site.partition("@")[0]: values[site] for site in values if site.endswith(f"@{layer}")}
-            for name, error in layer_errors(model, here, layer).items():
-                found[name] = max(found.get(name, 0.0), demand(model, name, error, layer))
+            for name, error in layer_errors(network, here, layer).items():
+                found[name] = max(found.get(name, 0.0), demand(network, name, error, layer))
         stream = values[f"resid_post@{layers[-1]}"] if layers else values["embed"]
-        for name, error in end_errors(model, inputs, stream, values).items():
-            found[name] = demand(model, name, error, None)
+        for name, error in end_errors(network, inputs, stream, values).items():
+            found[name] = demand(network, name, error, None)
     return found
 
 
 def example(model: Opened, *, positions: int, seed: int) -> Tensor:
     """A batch of two random inputs: token ids, or an image."""
-    generator, weights = torch.Generator().manual_seed(seed), next(model.module.parameters())
-    if model.architecture.inputs == "tokens":
-        shape = (2, min(positions, sizes(model).n_ctx))
-        return torch.randint(0, sizes(model).d_vocab, shape, generator=generator).to(weights.device)
-    config = model.module.config
-    image = torch.randn(2, config.num_channels, config.image_size, config.image_size, generator=generator)
-    return image.to(weights)
+    family, module = model.architecture, cast(Any, model.module)
+    generator = torch.Generator().manual_seed(seed)
+    assert family is not None
+    weights, shape = next(module.parameters()), family.shape(module)
+    if family.inputs == "tokens":
+        ids = torch.randint(0, shape.d_vocab, (2, min(positions, shape.n_ctx)), generator=generator)
+        return ids.to(weights.device)
+    size = (2, module.config.num_channels, module.config.image_size, module.config.image_size)
+    return torch.randn(size, generator=generator).to(weights)
 
 
-def sizes(model: Opened) -> Shape:
-    """Its number of layers, heads and so on."""
-    return model.architecture.shape(model.module)
-
-
-def demand(model: Opened, equation: str, error: float, layer: int | None) -> float:
-    """`error`, if it is small enough for the precision the model computes in."""
-    allowed = max(1e-4, 8 * torch.finfo(next(model.module.parameters()).dtype).eps)
+def demand(network: Network, equation: str, error: float, layer: int | None) -> float:
+    """`error`, if it is small enough for the precision the network computes in."""
+    allowed = max(1e-4, 8 * torch.finfo(next(network.module.parameters()).dtype).eps)
     if not error <= allowed:
         where = "" if layer is None else f" at layer {layer}"
         raise VesaliusError(
-            f"{model.name} breaks the equation '{equation}' of the architecture {model.architecture.name}"
+            f"{network.name} breaks the equation '{equation}' of the architecture {network.family.name}"
             f"{where}: relative error {error:.2g}, expected at most {allowed:.2g}"
         )
     return error
@@ -110,13 +129,13 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
     return float((got.reshape(expected.shape) - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
 
 
-def layer_errors(model: Opened, here: dict[str, Tensor], layer: int) -> dict[str, float]:
+def layer_errors(network: Network, here: dict[str, Tensor], layer: int) -> dict[str, float]:
     """Errors of the equations of one layer; `here` holds the layer's recorded roles."""
-    family = model.architecture
-    norm = norm_of(model, layer)
+    family = network.family
+    norm = norm_of(network, layer)
 
     def weight(role: str) -> Tensor:
-        return model.weight(role, layer).float()
+        return network.weight(role, layer)
 
     x, z, pattern = here["resid_pre"], here["z"], here["pattern"]
     batch_pos = x.shape[:-1]
@@ -136,9 +155,9 @@ def layer_errors(model: Opened, here: dict[str, Tensor], layer: int) -> dict[str
     if "resid_mid" in here:
         errors["residual"] = max(errors["residual"], relative_error(here["resid_mid"], middle))
 
-    errors |= score_errors(model, here, read, layer)
+    errors |= score_errors(network, here, read, layer)
     v = einsum(read, weight("W_V"), "batch pos d, head d e -> batch head pos e") + weight("b_V")[:, None]
-    errors["values"] = relative_error(here["v"], for_each_query_head(v, model))
+    errors["values"] = relative_error(here["v"], for_each_query_head(v, network))
     errors["mixing"] = relative_error(z, pattern @ here["v"])
     out = einsum(z, weight("W_O"), "batch head pos e, head e d -> batch pos d") + weight("b_O")
     errors["attention out"] = relative_error(added, norm(out, "norm1_post"))
@@ -147,105 +166,104 @@ def layer_errors(model: Opened, here: dict[str, Tensor], layer: int) -> dict[str
         neurons = here["neurons"].reshape(*batch_pos, -1)
         source = {"parallel": x, "sequential": middle, "post_norm": middle}[family.residual]
         source = source if family.residual == "post_norm" else norm(source, "norm2")
-        act = activation_of(model, layer)
+        act = activation_of(network, layer)
         up = source @ weight("W_in") + weight("b_in")
-        gated = act(source @ weight("W_gate") + weight("b_gate")) * up if model.has("W_gate") else act(up)
+        gated = act(source @ weight("W_gate") + weight("b_gate")) * up if network.has("W_gate") else act(up)
         errors["neurons"] = relative_error(neurons, gated)
         out = neurons @ weight("W_out") + weight("b_out")
         errors["mlp out"] = relative_error(mlp_out, norm(out, "norm2_post"))
     return errors
 
 
-def score_errors(model: Opened, here: dict[str, Tensor], read: Tensor, layer: int) -> dict[str, float]:
+def score_errors(network: Network, here: dict[str, Tensor], read: Tensor, layer: int) -> dict[str, float]:
     """Queries and keys from the weights against the pattern, and against the turned ones if there are any."""
-    family, norm = model.architecture, norm_of(model, layer)
+    family, norm = network.family, norm_of(network, layer)
     placed = read
     if family.positions == "shortformer":
-        placed = read + model.weight("W_pos")[: read.shape[1]].float()
+        placed = read + network.weight("W_pos")[: read.shape[1]]
 
     def heads(name: str) -> Float[Tensor, "batch head pos d_head"]:
-        matrix, bias = model.weight(f"W_{name}", layer).float(), model.weight(f"b_{name}", layer).float()
+        matrix, bias = network.weight(f"W_{name}", layer), network.weight(f"b_{name}", layer)
         projected = einsum(placed, matrix, "batch pos d, head d e -> batch pos head e") + bias
         normed = norm(projected, f"norm_{name.lower()}")
-        return for_each_query_head(rearrange(normed, "batch pos head e -> batch head pos e"), model)
+        return for_each_query_head(rearrange(normed, "batch pos head e -> batch head pos e"), network)
 
     q, k = heads("Q"), heads("K")
     if family.positions != "rotary":
-        return {"scores": pattern_error(model, here["pattern"], q @ k.mT * sizes(model).d_head ** -0.5)}
+        return {"scores": pattern_error(network, here["pattern"], q @ k.mT * network.shape.d_head**-0.5)}
     content, turned = (q * k).sum(-1), (here["q"] * here["k"]).sum(-1)
     scale = (content * turned).sum() / turned.square().sum()  # some families scale q before they turn it
-    scores = scale * here["q"] @ here["k"].mT * sizes(model).d_head ** -0.5
+    scores = scale * here["q"] @ here["k"].mT * network.shape.d_head**-0.5
     return {
-        "scores": max(relative_error(scale * turned, content), pattern_error(model, here["pattern"], scores)),
+        "scores": max(
+            relative_error(scale * turned, content), pattern_error(network, here["pattern"], scores)
+        ),
     }
 
 
-def pattern_error(model: Opened, pattern: Tensor, scores: Tensor) -> float:
+def pattern_error(network: Network, pattern: Tensor, scores: Tensor) -> float:
     """Pattern against softmax of scores; what the network masks (exact zeros) is masked here too."""
-    if model.has("attn_softcap"):
-        cap = model.weight("attn_softcap").float()
+    if network.has("attn_softcap"):
+        cap = network.weight("attn_softcap")
         scores = cap * torch.tanh(scores / cap)
     return relative_error(scores.masked_fill(pattern == 0, -torch.inf).softmax(-1), pattern)
 
 
-def end_errors(model: Opened, inputs: Tensor, x: Tensor, values: dict[str, Tensor]) -> dict[str, float]:
+def end_errors(network: Network, inputs: Tensor, x: Tensor, values: dict[str, Tensor]) -> dict[str, float]:
     """Errors of the equations at both ends of the network; `x` is the stream after the last layer."""
-    norm = norm_of(model, None)
-
-    def weight(role: str) -> Tensor:
-        return model.weight(role).float()
-
-    if model.has("W_head"):
-        x = activation_of(model, 0)(x @ weight("W_head") + weight("b_head"))
-    logits = norm(x, "norm_final") @ weight("W_U") + weight("b_U")
+    norm = norm_of(network, 0)
+    if network.has("W_head"):
+        x = activation_of(network, 0)(x @ network.weight("W_head") + network.weight("b_head"))
+    some = slice(None, None, math.ceil(network.shape.d_vocab / TOKENS_CHECKED))
+    logits = norm(x, "norm_final") @ network.raw("W_U")[:, some].float() + network.weight("b_U")[some]
     if values["logits"].dim() == 2:  # a classifier reads the first position
         logits = logits[:, 0]
     return {
-        "embed": relative_error(values["embed"], norm(embedding(model, inputs), "norm_embed")),
-        "logits": relative_error(values["logits"], logits),
+        "embed": relative_error(values["embed"], norm(embedding(network, inputs), "norm_embed")),
+        "logits": relative_error(values["logits"][..., some], logits),
     }
 
 
-def embedding(model: Opened, inputs: Tensor) -> Float[Tensor, "batch pos d_model"]:
+def embedding(network: Network, inputs: Tensor) -> Float[Tensor, "batch pos d_model"]:
     """What enters the first block, before any norm, from W_E and W_pos."""
-    table = model.weight("W_E")
-    if model.architecture.inputs == "tokens":
+    table = network.raw("W_E")
+    if network.family.inputs == "tokens":
         embedded = table[inputs].float()
     else:
-        size = model.module.config.patch_size
+        size = network.module.config.patch_size
         patches = rearrange(
             inputs.float(), "b channel (row y) (column x) -> b (row column) (channel y x)", y=size, x=size
         )
-        first = model.weight("W_cls").float().expand(len(inputs), 1, -1)
-        embedded = torch.cat([first, patches @ table.float() + model.weight("b_E").float()], 1)
-    if model.architecture.positions == "residual":
-        embedded = embedded + model.weight("W_pos")[: embedded.shape[1]].float()
+        first = network.weight("W_cls").expand(len(inputs), 1, -1)
+        embedded = torch.cat([first, patches @ table.float() + network.weight("b_E")], 1)
+    if network.family.positions == "residual":
+        embedded = embedded + network.weight("W_pos")[: embedded.shape[1]]
     return embedded
 
 
-def norm_of(model: Opened, layer: int | None) -> Norm:
+def norm_of(network: Network, layer: int) -> Norm:
     """The family's norm by the role of its gain; a role the family lacks leaves its input alone."""
 
     def norm(x: Tensor, role: str) -> Tensor:
-        if not model.has(role):
+        if not network.has(role):
             return x
-        weight = model.weight(role, layer).float()
+        weight = network.weight(role, layer)
         axes = tuple(range(-weight.dim(), 0))  # OLMo 2 normalises queries over all heads together
-        if model.architecture.norm == "layer":
+        if network.family.norm == "layer":
             x = x - x.mean(axes, keepdim=True)
-        x = x * torch.rsqrt(x.square().mean(axes, keepdim=True) + model.weight("eps").item()) * weight
-        return x + model.weight(f"{role}_bias", layer).float() if model.has(f"{role}_bias") else x
+        x = x * torch.rsqrt(x.square().mean(axes, keepdim=True) + network.weight("eps").item()) * weight
+        return x + network.weight(f"{role}_bias", layer) if network.has(f"{role}_bias") else x
 
     return norm
 
 
-def activation_of(model: Opened, layer: int) -> Callable[[Tensor], Tensor]:
+def activation_of(network: Network, layer: int) -> Callable[[Tensor], Tensor]:
     """The MLP's own nonlinearity."""
-    return model.module.get_submodule(model.architecture.activation.format(layer))
+    return network.module.get_submodule(network.family.activation.format(layer))
 
 
 def for_each_query_head(
-    kv: Float[Tensor, "batch kv pos e"], model: Opened
+    kv: Float[Tensor, "batch kv pos e"], network: Network
 ) -> Float[Tensor, "batch head pos e"]:
     """Grouped keys or values, repeated for every query head that shares them."""
-    return kv.repeat_interleave(sizes(model).n_heads // kv.shape[1], dim=1)
+    return kv.repeat_interleave(network.shape.n_heads // kv.shape[1], dim=1)

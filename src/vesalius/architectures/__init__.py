@@ -6,19 +6,21 @@ An `Architecture` is right when its equations hold (`equations.py`), so adding a
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 FAMILIES = ("toy_family", "gpt2", "neox", "opt", "llama", "gemma", "olmo2", "phi", "bert", "vit")
 
-Reader = Callable[[nn.Module, int], Tensor]
-"""`(module, layer) -> weight`, in the row-vector layout: W_Q [head, d_model, d_head], W_U [d_model, d_vocab]."""
+Reader = Callable[[Any, int], Tensor]
+"""`(module, layer) -> weight` for row vectors: W_Q is [head, d_model, d_head], W_U is [d_model, d_vocab]."""
+
+Positions = Literal["residual", "shortformer", "rotary", "none"]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a transformer. `d_mlp` is 0 without an MLP; `d_vocab` is the number of classes of a classifier."""
+    """Sizes of a transformer: `d_mlp` is 0 without an MLP, `d_vocab` the classes of a classifier."""
 
     n_layers: int
     d_model: int
@@ -40,17 +42,17 @@ class Architecture:
     sites: Mapping[str, str]
     """Role → address; `{}` stands for the layer."""
     weights: Mapping[str, Reader]
-    shape: Callable[[nn.Module], Shape]
+    shape: Callable[[Any], Shape]
     residual: Literal["sequential", "parallel", "post_norm"] = "sequential"
     norm: Literal["layer", "rms", "none"] = "layer"
-    positions: Literal["residual", "shortformer", "rotary", "none"] = "residual"
+    positions: Positions = "residual"
     causal: bool = True
     inputs: Literal["tokens", "image"] = "tokens"
     gain_offset: float = 0.0
     """What the norms add to their stored weight to get the gain: 1 in Gemma, else 0."""
     activation: str = ""
     """Address of the MLP's nonlinearity, empty without an MLP."""
-    matches: Callable[[nn.Module], bool] = lambda module: True
+    matches: Callable[[Any], bool] = lambda module: True
     """Whether an instance of these modules is of this family: one class can hold several."""
 
 
@@ -75,4 +77,5 @@ def registered() -> list[Architecture]:
 def architecture_of(module: nn.Module) -> Architecture | None:
     """The family of a root module by its class name (or that of a parent class), or None."""
     names = {cls.__name__ for cls in type(module).__mro__}
-    return next((known for known in registered() if names & set(known.modules) and known.matches(module)), None)
+    known = (family for family in registered() if names & set(family.modules))
+    return next((family for family in known if family.matches(module)), None)

@@ -7,7 +7,9 @@ applies (W_U, tied to it, does not). So that scores are always q·k/√d_head, t
 Gemma 2 squashes scores and logits by cap · tanh(x / cap); the `logits` site is before that.
 """
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import Tensor
 
 from vesalius.architectures import Architecture, Reader, register
 from vesalius.architectures.llama import BLOCK, MLP, PROJECTIONS, SITES
@@ -25,7 +27,7 @@ from vesalius.architectures.readers import (
 def scaled_embedding(path: str) -> Reader:
     table = conv1d(path)
 
-    def read(module: nn.Module, layer: int) -> Tensor:
+    def read(module: Any, layer: int) -> Tensor:
         weight = table(module, layer)
         return weight * module.get_submodule(path).embed_scale.to(weight.dtype)
 

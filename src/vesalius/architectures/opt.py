@@ -5,7 +5,7 @@ first two rows of the position table are never read. The MLP runs on [batch · p
 `mlp_out` and `neurons` come in that shape.
 """
 
-from torch import nn
+from typing import Any
 
 from vesalius.architectures import Architecture, register
 from vesalius.architectures.readers import (
@@ -38,7 +38,7 @@ WEIGHTS = {
 }
 
 
-def matches(module: nn.Module) -> bool:
+def matches(module: Any) -> bool:
     config = module.config
     return (
         config.do_layer_norm_before

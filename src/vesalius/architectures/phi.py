@@ -4,7 +4,9 @@ Phi's attention and MLP read one and the same normalised stream, side by side, a
 checkpoint with `qk_layernorm` is not of this family). Phi 3 is Llama with fused matrices.
 """
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import Tensor
 
 from vesalius.architectures import Architecture, Reader, llama, register
 from vesalius.architectures.readers import (
@@ -65,7 +67,7 @@ register(
 def of_qkv(matrix: Reader, index: int) -> Reader:
     """Q, K or V columns of [d_model, n_heads · d_head + 2 · n_kv_heads · d_head]."""
 
-    def read(module: nn.Module, layer: int) -> Tensor:
+    def read(module: Any, layer: int) -> Tensor:
         fused, heads, kv_heads = matrix(module, layer), HEADS(module), KV_HEADS(module)
         d_head = fused.shape[-1] // (heads + 2 * kv_heads)
         return fused.split([heads * d_head, kv_heads * d_head, kv_heads * d_head], dim=-1)[index]

@@ -7,15 +7,16 @@ d_mlp], W_U [d_model, d_vocab]. Paths carry `{}` where the layer goes. A bias th
 
 from collections.abc import Callable, Mapping
 from operator import attrgetter
+from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from vesalius.architectures import Reader, Shape
 
 ATTENTION_PORTS = ("q", "k", "v", "pattern", "z")
-Count = Callable[[nn.Module], int]
+Count = Callable[[Any], int]
 """How many heads, layers or positions a module has."""
 
 HEADS: Count = attrgetter("config.num_attention_heads")
@@ -29,7 +30,7 @@ def ports(path: str) -> dict[str, str]:
     return {port: f"{path}:{port}" for port in ATTENTION_PORTS}
 
 
-def part(module: nn.Module, path: str, layer: int) -> nn.Module:
+def part(module: Any, path: str, layer: int) -> Any:
     """The submodule at a path template."""
     return module.get_submodule(path.format(layer))
 
@@ -47,7 +48,7 @@ def conv1d(path: str) -> Reader:
 def bias(path: str) -> Reader:
     """The bias of a layer that maps to `out`: [out], zeros if it has none."""
 
-    def read(module: nn.Module, layer: int) -> Tensor:
+    def read(module: Any, layer: int) -> Tensor:
         owner = part(module, path, layer)
         return owner.weight.new_zeros(owner.weight.shape[0]) if owner.bias is None else owner.bias
 
@@ -122,10 +123,10 @@ def unembedding(path: str) -> dict[str, Reader]:
     return {"W_U": linear(path), "b_U": bias(path)}
 
 
-def measured(weights: Mapping[str, Reader], *, layers: Count, context: Count) -> Callable[[nn.Module], Shape]:
+def measured(weights: Mapping[str, Reader], *, layers: Count, context: Count) -> Callable[[Any], Shape]:
     """Sizes read off the weights themselves; only depth and context have to be told."""
 
-    def shape(module: nn.Module) -> Shape:
+    def shape(module: Any) -> Shape:
         n_heads, d_model, d_head = weights["W_Q"](module, 0).shape
         return Shape(
             n_layers=layers(module),

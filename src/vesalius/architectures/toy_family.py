@@ -1,16 +1,15 @@
 """The testbed's transformer (`toy.py`): a table per combination of positions, norm, MLP, and no layers."""
 
 from itertools import product
+from typing import Any
 
-from torch import nn
-
-from vesalius.architectures import Architecture, Reader, Shape, register
+from vesalius.architectures import Architecture, Positions, Reader, Shape, register
 from vesalius.architectures.readers import attention, constant, conv1d, layer_norm, mlp, ports, unembedding
 
 BLOCK = "blocks.{}"
 
 
-def toy(positions: str, norm: bool, has_mlp: bool, has_layers: bool) -> Architecture:
+def toy(positions: Positions, norm: bool, has_mlp: bool, has_layers: bool) -> Architecture:
     """The table of one variant; a role that a variant lacks is left out."""
     weights: dict[str, Reader] = {"W_E": conv1d("embed"), **unembedding("unembed")}
     sites = {"embed": "blocks.0:in" if has_layers else "norm:in", "logits": "unembed:out"}
@@ -30,7 +29,7 @@ def toy(positions: str, norm: bool, has_mlp: bool, has_layers: bool) -> Architec
         sites |= {"resid_mid": f"{BLOCK}.norm2:in", "mlp_out": f"{BLOCK}.mlp:out"}
         sites["neurons"] = f"{BLOCK}.mlp.down:in"
 
-    def matches(module: nn.Module) -> bool:
+    def matches(module: Any) -> bool:
         kind = (
             module.shape["positions"],
             module.shape["norm"],
@@ -53,15 +52,16 @@ def toy(positions: str, norm: bool, has_mlp: bool, has_layers: bool) -> Architec
     )
 
 
-def heads(module: nn.Module) -> int:
+def heads(module: Any) -> int:
     return module.shape["n_heads"]
 
 
-def shape(module: nn.Module) -> Shape:
+def shape(module: Any) -> Shape:
     names = ("n_layers", "d_model", "n_heads", "n_heads", "d_mlp", "d_vocab", "n_ctx")
     n_layers, d_model, n_heads, n_kv_heads, d_mlp, d_vocab, n_ctx = (module.shape[name] for name in names)
     return Shape(n_layers, d_model, n_heads, n_kv_heads, d_model // n_heads, d_mlp, d_vocab, n_ctx)
 
 
-for variant in product(("shortformer", "residual", "rotary"), (False, True), (False, True), (True, False)):
+KINDS: tuple[Positions, ...] = ("shortformer", "residual", "rotary")
+for variant in product(KINDS, (False, True), (False, True), (True, False)):
     register(toy(*variant))

@@ -4,8 +4,10 @@ Position 0 is [CLS], then come the patches row by row. W_E is the patch projecti
 column, d_model]; the logits are the classifier's, read at [CLS].
 """
 
+from typing import Any
+
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from vesalius.architectures import Architecture, register
 from vesalius.architectures.readers import (
@@ -25,7 +27,7 @@ BLOCK = "vit.layers.{}"
 TABLES = "vit.embeddings"
 
 
-def patch_projection(module: nn.Module, layer: int) -> Tensor:
+def patch_projection(module: Any, layer: int) -> Tensor:
     kernel = module.get_parameter(f"{TABLES}.patch_embeddings.projection.weight")
     return rearrange(kernel, "d_model channel row column -> (channel row column) d_model")
 

@@ -82,7 +82,7 @@ def open_gguf(path: Path) -> GGUFFile:
             f"the header of {path.name} is damaged or cut short; fetch the file again."
         ) from None
     for name, entry in entries.items():
-        if entry.kind not in iter(gguf.GGMLQuantizationType):
+        if entry.kind not in set(gguf.GGMLQuantizationType):
             raise VesaliusError(f"tensor '{name}' of {path.name} has the unknown block format {entry.kind}.")
         missing = entry.start + block_bytes(entry) - len(data)
         if missing > 0:

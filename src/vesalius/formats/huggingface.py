@@ -55,7 +55,7 @@ def read(name: str, *, dtype: torch.dtype = torch.float32, download: bool = Fals
 
 def transformers_module(
     family: str, sizes: dict[str, Any], state: dict[str, Tensor], *, dtype: torch.dtype, name: str
-) -> nn.Module:
+) -> Any:
     """A language model of `family` (`Llama`, `Qwen2`) with these sizes and these weights."""
     transformers = installed_transformers()
     kind = "Gemma3Text" if family == "Gemma3" else family
