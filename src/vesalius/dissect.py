@@ -1,6 +1,7 @@
 """The main job: run every analysis that fits a model, and write down what was found as a study with a report.
 
-1. An analysis fits if the model has all that it needs; the others are listed with what is missing.
+1. An analysis fits if the model has all that it needs; the others are listed with what is missing, and so are those
+   that find, once they look at the model, that they do not apply to it.
 2. They run from the tokens inwards: what the embedding alone predicts, what single heads add, what pairs of heads do.
 3. One that cannot do its work on this model is recorded with its reason, and the rest goes on.
 4. All is written into a folder beside the final one and renamed at the end, so that a study that exists is whole.
@@ -10,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from vesalius.errors import VesaliusError
+from vesalius.errors import Inapplicable, VesaliusError
 from vesalius.files import whole
 from vesalius.method import Method, methods
 from vesalius.model import Model
@@ -84,6 +85,8 @@ def _run(model: Model, fitting: dict[str, Method], study: Study) -> dict[str, st
             begin(name)
             try:
                 study.add(method.function(model), text=method.headline)
+            except Inapplicable as reason:
+                study.skip(name, str(reason))
             except VesaliusError as error:
                 failed[name] = str(error)
                 study.skip(name, f"failed: {error}")

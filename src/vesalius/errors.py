@@ -1,4 +1,4 @@
-"""The one exception Vesalius raises for what a person can put right."""
+"""The exceptions Vesalius raises: for what a person can put right, and for an analysis that does not apply."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,6 +6,10 @@ from difflib import get_close_matches
 
 class VesaliusError(Exception):
     """One sentence: what was given, what was expected, the nearest valid thing."""
+
+
+class Inapplicable(VesaliusError):
+    """An analysis has nothing to say about a model as it is: a dissection skips it, and tells why."""
 
 
 def nearest(word: str, options: Iterable[str], n: int = 3) -> str:

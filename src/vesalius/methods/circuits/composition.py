@@ -31,7 +31,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from vesalius.errors import VesaliusError
+from vesalius.errors import Inapplicable
 from vesalius.method import method
 from vesalius.model import Model
 from vesalius.result import Headline, Result
@@ -186,7 +186,7 @@ def composition(
     [('K', '0.0', '1.0')]
     """
     if model.n_layers < 2:
-        raise VesaliusError(f"composition needs two layers of attention; {model.name} has {model.n_layers}")
+        raise Inapplicable(f"composition needs two layers of attention; {model.name} has {model.n_layers}")
     scores, mean, z, p = _against_random(model, measure, norm)
     _, _, twin_z, twin_p = _against_random(model.random_twin(seed), measure, norm)
     virtual, virtual_z = _virtual_heads(model, norm)

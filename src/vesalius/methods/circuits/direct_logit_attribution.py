@@ -17,7 +17,7 @@ from torch import Tensor
 from vesalius import figures
 from vesalius.access import record
 from vesalius.data.text import sample_rows
-from vesalius.errors import VesaliusError
+from vesalius.errors import Inapplicable
 from vesalius.figures import Figure
 from vesalius.method import method
 from vesalius.metrics import bootstrap_band, family_wise, require_finite
@@ -199,7 +199,7 @@ def _effects(
     stream = torch.stack(writes)
     left_out = ((stream.sum(0) - end(last)).norm() / end(last).norm()).item()
     if left_out > 1e-3:
-        raise VesaliusError(
+        raise Inapplicable(
             f"the residual stream of {model.name} is not the sum of what its parts write "
             f"({left_out:.0%} is missing), as in families that normalise after adding"
         )

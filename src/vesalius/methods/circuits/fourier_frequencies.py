@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vesalius import figures
-from vesalius.errors import VesaliusError
+from vesalius.errors import Inapplicable, VesaliusError
 from vesalius.figures import Figure
 from vesalius.method import method, progress
 from vesalius.metrics import family_wise
@@ -91,6 +91,8 @@ def fourier_frequencies(
     >>> fourier_frequencies(modular_addition([3, 5], p=13)).key
     [3, 5]
     """
+    if p is None and "tokenizer" in model.kinds:
+        raise Inapplicable(f"{model.name} reads text; give p to a network that adds modulo p")
     outputs = model.logits(torch.tensor([[0, 0, *(suffix or [])]])).shape[-1]
     p = min(outputs, 113) if p is None else p
     if not 3 <= p <= outputs:

@@ -20,7 +20,7 @@ from vesalius import figures
 from vesalius.access import intervene, record
 from vesalius.data.repeated import repeated_random_tokens
 from vesalius.edits import mean, zero
-from vesalius.errors import VesaliusError
+from vesalius.errors import Inapplicable, VesaliusError
 from vesalius.figures import Figure
 from vesalius.method import method, progress
 from vesalius.metrics import bootstrap, offset_attention, token_losses
@@ -114,7 +114,7 @@ def induction_ablation(
     Raises VesaliusError if the model has one layer only, or the head is not above the first.
     """
     if model.n_layers < 2:
-        raise VesaliusError(f"{model.name} has {model.n_layers} layers; composition needs two")
+        raise Inapplicable(f"{model.name} has {model.n_layers} layers; composition needs two")
     length = length or min(50, (model.n_ctx - 1) // 2, model.d_vocab - 2)
     ids = repeated_random_tokens(model, length=length, batch=batch, seed=seed)
     target = _strongest(model, ids, length) if head is None else _named(model, head)

@@ -17,7 +17,7 @@ from torch import Tensor
 from vesalius import figures
 from vesalius.access import record
 from vesalius.data.text import sample_rows
-from vesalius.errors import VesaliusError
+from vesalius.errors import Inapplicable
 from vesalius.figures import Figure
 from vesalius.method import method, progress
 from vesalius.metrics import bootstrap_band, family_wise, kl, require_finite
@@ -169,7 +169,7 @@ def _lens(
         ranks.append(rank.float().cpu())
     missed = (kl(final, logits).mean()).item()
     if missed > 1e-3:
-        raise VesaliusError(
+        raise Inapplicable(
             f"the lens at the last layer of {model.name} is {missed:.2g} nats from its logits; it needs a "
             "final norm and an unembedding alone after the last layer"
         )

@@ -20,7 +20,7 @@ from vesalius import figures
 from vesalius.access import record
 from vesalius.data.repeated import repeated_random_tokens
 from vesalius.data.text import sample_rows
-from vesalius.errors import VesaliusError
+from vesalius.errors import Inapplicable
 from vesalius.figures import Figure
 from vesalius.formats import zoo
 from vesalius.method import method, progress
@@ -125,7 +125,7 @@ def phase_change(
     """
     names = zoo.checkpoints(model.name) if checkpoints is None else checkpoints
     if len(names) < 3:
-        raise VesaliusError(
+        raise Inapplicable(
             f"{model.name} has {len(names)} checkpoints; a change needs three, early, middle and late"
         )
     steps = [int(name.rpartition("step-")[2]) for name in names]
