@@ -61,8 +61,11 @@ class ToyTransformer(nn.Module):
 
     def forward(
         self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"] | None = None
-    ) -> Float[Tensor, "batch pos d_vocab"]:
-        """Next-token logits; `attention_mask` is 1 at tokens and 0 at padding, on either side of the text."""
+    ) -> Float[Tensor, "row place d_vocab"]:
+        """Next-token logits; `attention_mask` is 1 at tokens and 0 at padding, on either side of the text.
+
+        A row for each of the batch and a place for each position, unless an edit changed how many there are.
+        """
         x = self.embed(input_ids)
         place, mask = self.places(input_ids, attention_mask)
         if self.shape["positions"] == "residual":

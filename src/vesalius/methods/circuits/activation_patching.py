@@ -96,10 +96,10 @@ def activation_patching(
     """Residual stream by layer and position, and heads by layer, patched from one prompt into another.
 
     `denoise` patches clean values into the corrupted prompt, `noise` corrupted ones into the clean prompt.
-    Prompts are paired and of one length; a single answer or foil serves all. Without prompts, `pairs` of
-    random tokens are used: the clean one repeats a sequence that held the answer, the corrupted one the same
-    sequence with the foil in its place. Raises VesaliusError for prompts that do not pair, are of different
-    lengths, or give the same logit difference.
+    Prompts `clean` and `corrupted` are paired and of one length; a single `answer` or `foil`, each one token,
+    serves all. Without prompts, `pairs` of random tokens are used: the clean one repeats a sequence that held
+    the answer, the corrupted one the same sequence with the foil in its place. Raises VesaliusError for
+    prompts that do not pair, are of different lengths, or give the same logit difference.
 
     >>> from vesalius.testbed import handwritten_induction
     >>> result = activation_patching(handwritten_induction(), pairs=1)

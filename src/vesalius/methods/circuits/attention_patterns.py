@@ -2,7 +2,8 @@
 
 For every head: the entropy of its attention as a share of what it would be if all tokens so far were attended
 alike (0: always one token; 1: all alike), how far back it looks, and how much goes to the present, the
-previous and the first token. Controls: attention to all tokens alike, and random-init twins on the same text.
+previous and the first token (Clark et al. 2019, arXiv 1906.04341). Controls: attention to all tokens alike,
+and random-init twins on the same text.
 """
 
 from dataclasses import dataclass

@@ -83,7 +83,7 @@ class InductionAblation(Result):
                 {what: [row[what] for row in self.rows]},
                 title=title,
                 y_label=unit,
-                intervals={what: [row[f"{what}_interval"] for row in self.rows]},
+                intervals={what: [tuple(row[f"{what}_interval"]) for row in self.rows]},
                 caption=self.choices["ablation"],
             )
             for what, title, unit in (
