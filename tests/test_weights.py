@@ -282,6 +282,12 @@ def test_composition_is_the_ratio_of_dense_norms(mode, norm):
     assert scores[1, :, :2].isnan().all() and not scores[:2, :, 2].isnan().any()
 
 
+def test_composition_refuses_what_it_does_not_know():
+    for wrong in ({"mode": "q"}, {"mode": "K", "measure": "cosine"}):
+        with pytest.raises((VesaliusError, jaxtyping.TypeCheckError)):
+            composition_matrix(toy(), **wrong)
+
+
 def test_composition_of_random_heads_is_the_baseline():
     """G1: the mean is within 3% of 1/√d_model, and of d_head/d_model for subspaces."""
     model = Model(ToyTransformer(n_layers=2, d_model=128, n_heads=4, d_vocab=11, n_ctx=9))

@@ -15,13 +15,14 @@ bases U of what the earlier head writes and V of what the later head reads. 0 is
 within the other; random subspaces of rank d_head score d_head / d_model.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
+from vesalius.errors import VesaliusError
 from vesalius.model import Model
 from vesalius.weights.circuits import Norm, all_ov, all_qk
 from vesalius.weights.factored import Factored
@@ -42,11 +43,16 @@ def composition_matrix(
 ) -> Float[Tensor, "early_layer early_head late_layer late_head"]:
     """Composition of every pair of heads; NaN where the first is not in an earlier layer than the second.
 
+    A head that writes or reads nothing scores 0. Raises VesaliusError for an unknown mode or measure.
+
     >>> from vesalius.architectures.toy import ToyTransformer
     >>> model = Model(ToyTransformer(n_layers=2, d_model=8, n_heads=2, d_vocab=5, n_ctx=4))
     >>> composition_matrix(model, "K")[0, :, 1].shape
     torch.Size([2, 2])
     """
+    for name, given, known in (("mode", mode, Mode), ("measure", measure, Measure)):
+        if given not in get_args(known):
+            raise VesaliusError(f"{name} is {given!r}; it can be {' or '.join(map(repr, get_args(known)))}.")
     layers, heads = model.shape.n_layers, model.shape.n_heads
     scores = torch.full((layers, heads, layers, heads), torch.nan, device=model.device)
     early = [_written(all_ov(model, layer, norm=norm), measure) for layer in range(layers - 1)]
@@ -59,8 +65,7 @@ def composition_matrix(
 def random_composition(
     model: Model, *, measure: Measure = "frobenius", pairs: int = 256, seed: int = 0
 ) -> Baseline:
-    """Mean and sd of the score over pairs of heads of this model's sizes whose weights are drawn from N(0,
-    1).
+    """Mean and sd of the score over pairs of heads of this model's sizes, their weights drawn from N(0, 1).
 
     The Frobenius mean is 1/√d_model, the projection kernel's d_head / d_model, whatever the weights' scale.
     """
@@ -86,10 +91,9 @@ def _reader(model: Model, layer: int, mode: Mode, norm: Norm) -> Factored:
 
 
 def _written(circuit: Factored, measure: Measure) -> Float[Tensor, "head r d_model"]:
-    """What each head writes: its matrix turned to r rows of the same norms, or an orthonormal basis of its
-    rows.
+    """What each head writes, in r rows: its matrix turned and scaled to norm 1, or a basis of its row space.
 
-    The matrix is scaled to norm 1. Where the rank is less than r, the rows left over of a basis are 0.
+    The basis is orthonormal; where the rank is less than r, the rows left over are 0.
     """
     if measure == "frobenius":
         rows = torch.linalg.qr(circuit.left, mode="r").R @ circuit.right

@@ -169,8 +169,7 @@ def path_expansion(
     """Expand the logits of these texts into paths of up to `order` heads, computed as they are asked for.
 
     `order` None goes as deep as the model; `positions` and `tokens` choose which logits, all by default.
-    Raises VesaliusError for a model whose norms stand on the residual stream itself, and for what is out of
-    range.
+    Raises VesaliusError for a model that normalises its residual stream, and for what is out of range.
 
     >>> from vesalius.testbed import random_attn
     >>> terms = path_expansion(random_attn(), torch.tensor([[1, 2, 3]]))

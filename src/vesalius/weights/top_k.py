@@ -49,8 +49,7 @@ def top_k(
     centre: Centre | None = "columns",
     block: int = 128,
 ) -> Ranked:
-    """The k largest entries of every row (`along="rows"`) or of every column, of a matrix that is only
-    factors.
+    """The k largest entries of every row (`along="rows"`) or of every column of a matrix that is factors.
 
     `centre` says which means are taken out first, see `Factored.centred`; for the most negative entries rank
     `-matrix`. `block` lines are multiplied at a time and hold `block` x (number of entries) floats. Raises
