@@ -4,6 +4,7 @@ import pytest
 
 from vesalius.methods.circuits.composition import composition
 from vesalius.methods.circuits.copying_heads import copying_heads
+from vesalius.methods.circuits.skip_trigrams import skip_trigrams
 from vesalius.testbed import random_attn
 
 SHAPES = [
@@ -13,7 +14,9 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("method", [copying_heads, composition], ids=lambda method: method.__name__)
+@pytest.mark.parametrize(
+    "method", [copying_heads, composition, skip_trigrams], ids=lambda method: method.__name__
+)
 def test_nothing_is_found_in_random_networks(method):
     alarms = 0
     for seed in range(20):

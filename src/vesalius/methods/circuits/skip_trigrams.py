@@ -18,6 +18,7 @@ OV circuit which next tokens are then raised.
 5. Bugs: a head multiplies destinations by outs, so to say "keep … in → mind" and "keep … at → bay" it must
    also say "keep … in → bay". Listed are crossings that the direct path tells apart.
 
+Tokens that hardly occur in training keep what they were born with, and may turn up anywhere in these tables.
 All of this is the direct path and content alone: exact for one attention-only layer but for positions, and in
 a deep model a hint about those of its heads that read embeddings and write to the unembedding.
 """
@@ -326,13 +327,17 @@ def _bugs(
     for row in rows:
         destinations, queried, outs, raised = (table[*row["at"]] for table in tables)
         follows = (direct.left[destinations] @ direct.right[:, outs]).cpu()  # [destination, out]
+        crossings = []
         for (a, b), (o, p) in product(permutations(range(len(outs)), 2), combinations(range(len(outs)), 2)):
             apart = follows[a, o] + follows[b, p] - follows[a, p] - follows[b, o]
             effect = torch.minimum(queried[a].sigmoid() * raised[p], queried[b].sigmoid() * raised[o])
-            if min(apart, effect) > 0:
-                (ao, ap), (bo, bp) = (
-                    [_reads(words, row["id"], destinations[d], outs[out]) for out in (o, p)] for d in (a, b)
-                )
-                bug = {"head": row["head"], "says": f"{ao}; {bp}", "also": f"{ap}; {bo}"}
-                found.append(bug | {"raised": effect.item(), "apart": apart.item()})
-    return sorted(found, key=lambda bug: -min(bug["raised"], bug["apart"]))[:LISTED]
+            crossings.append((torch.minimum(apart, effect).item(), apart.item(), effect.item(), (a, b, o, p)))
+        size, apart, effect, (a, b, o, p) = max(crossings, default=(0.0, 0.0, 0.0, (0, 0, 0, 0)))
+        if size > 0:
+            ao, bp, ap, bo = (
+                _reads(words, row["id"], destinations[d], outs[out])
+                for d, out in ((a, o), (b, p), (a, p), (b, o))
+            )
+            bug = {"head": row["head"], "says": f"{ao}; {bp}", "also": f"{ap}; {bo}"}
+            found.append((size, bug | {"raised": effect, "apart": apart}))
+    return [bug for _, bug in sorted(found, key=lambda pair: -pair[0])][:LISTED]
