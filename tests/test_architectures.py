@@ -1,5 +1,7 @@
 """Every architecture through the same checks: its equations, sizes, recording, editing and padding."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from architectures_tiny import TINY
@@ -106,9 +108,29 @@ def test_a_wrong_table_is_named_by_its_equation():
     family = model.architecture
     weights = dict(family.weights)
     weights["W_V"] = lambda module, layer: family.weights["W_V"](module, layer).flip(0)
-    model.architecture = type(family)(**{**vars(family), "weights": weights})
+    model.architecture = replace(family, weights=weights)
     with pytest.raises(VesaliusError, match="'values' of the architecture llama at layer 0"):
         check_equations(model)
+
+
+@pytest.mark.parametrize(
+    "name", ["toy-shortformer-norm-mlp", "gpt2", "neox", "gemma2", "gemma3", "bert", "vit"]
+)
+def test_an_error_in_any_weight_is_seen(name):
+    model = opened(name)
+    family = model.architecture
+    for role, reader in family.weights.items():
+
+        def wrong(module, layer, reader=reader):
+            weight = reader(module, layer)
+            return weight + 0.05 * weight.abs().max().clamp(min=0.1) * torch.linspace(
+                -1, 1, weight.numel() or 1
+            ).reshape(weight.shape)
+
+        model.architecture = replace(family, weights={**family.weights, role: wrong})
+        with pytest.raises(VesaliusError, match="breaks the equation"):
+            check_equations(model)
+            pytest.fail(f"{role} may be wrong without being seen")
 
 
 def test_an_unknown_module_has_no_architecture_and_no_equations():

@@ -190,7 +190,10 @@ def score_errors(network: Network, here: dict[str, Tensor], read: Tensor, layer:
 
     q, k = heads("Q"), heads("K")
     if family.positions != "rotary":
-        return {"scores": pattern_error(network, here["pattern"], q @ k.mT * network.shape.d_head**-0.5)}
+        scale = (q * here["q"]).sum() / here["q"].square().sum()  # some families scale q beforehand
+        projected = max(relative_error(scale * here["q"], q), relative_error(here["k"], k))
+        scores = q @ k.mT * network.shape.d_head**-0.5
+        return {"scores": max(projected, pattern_error(network, here["pattern"], scores))}
     content, turned = (q * k).sum(-1), (here["q"] * here["k"]).sum(-1)
     scale = (content * turned).sum() / turned.square().sum()  # some families scale q before they turn it
     scores = scale * here["q"] @ here["k"].mT * network.shape.d_head**-0.5
