@@ -1,7 +1,8 @@
 """What every registered analysis owes its reader, checked for all of them; a new method needs no smoke test.
 
-Each method runs with its defaults on the first network of the testbed that has what it needs: the induction
-circuit written by hand, whose idle heads are all zeros, or a random transformer that reads text.
+Each method runs with its defaults on the first network of the testbed that has what it needs: an induction
+circuit written by hand, whose idle heads are all zeros, or a random transformer that reads text. One that
+asks for checkpoints is given three random networks on disk.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import json
 import math
 import re
 import sys
+import tempfile
 import types
 import typing
 from importlib.resources import files
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import vesalius as vs
 from vesalius.figures import Figure
@@ -48,8 +51,29 @@ def model_for(name: str) -> vs.Model:
 
 
 @functools.cache
+def checkpoints() -> list[str]:
+    """Three random networks in folders as the zoo has them."""
+    home = Path(tempfile.mkdtemp())
+    for step in (0, 10, 100):
+        module = random_attn(d_vocab=41, n_ctx=49, seed=step).module
+        folder = home / f"step-{step}"
+        folder.mkdir()
+        (folder / "card.json").write_text(json.dumps({"shape": module.shape}))
+        save_file(module.state_dict(), folder / "model.safetensors")
+    return [str(folder) for folder in sorted(home.iterdir())]
+
+
+def run(name: str, model: vs.Model) -> Result:
+    """A method with its defaults; checkpoints, which no testbed network has, are made."""
+    method = vs.methods()[name]
+    return method.function(
+        model, **({"checkpoints": checkpoints()} if "checkpoints" in method.parameters else {})
+    )
+
+
+@functools.cache
 def result_of(name: str) -> Result:
-    return vs.methods()[name].function(model_for(name))
+    return run(name, model_for(name))
 
 
 @pytest.fixture(params=NAMES)
@@ -131,7 +155,7 @@ def test_the_figure_is_json_and_a_picture(name, tmp_path):
 
 def test_the_same_seed_gives_the_same_bits(name):
     state = torch.get_rng_state()
-    again = vs.methods()[name].function(model_for(name))
+    again = run(name, model_for(name))
     assert torch.equal(torch.get_rng_state(), state), "the global random generator was used"
     first, second = result_of(name).to_json(), again.to_json()
     assert {k: v for k, v in first.items() if k != "provenance"} == {
@@ -176,7 +200,7 @@ def test_chance_alone_is_no_evidence(name):
     """On a random transformer; the rate of false alarms over many of them is G17's."""
     method = vs.methods()[name]
     model = next(m for m in (random_attn(seed=11), reader()) if not method.missing(m))
-    fired = [headline.claim for headline in method.function(model).headlines() if headline.evidence]
+    fired = [headline.claim for headline in run(name, model).headlines() if headline.evidence]
     assert not fired, fired
 
 

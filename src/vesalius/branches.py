@@ -21,7 +21,7 @@ from vesalius.metrics import require_finite
 from vesalius.model import Model
 from vesalius.site import Site
 
-Rows = Mapping[int, Float[Tensor, "row pos d_model"]]
+Rows = Mapping[int, Float[Tensor, "_ pos d_model"]]
 """For each layer the residual streams of the branches that begin at its input."""
 
 
@@ -44,7 +44,7 @@ class Trunk:
 
     def branch(
         self, start: int, rows: Rows, edits: Mapping[str, Edit] | None = None
-    ) -> Float[Tensor, "row d_vocab"]:
+    ) -> Float[Tensor, "branch d_vocab"]:
         """Logits at the last position of every branch, in the order of their layers.
 
         `rows` hold the positions from `start` on. `edits` apply to the whole batch, in which the branches of

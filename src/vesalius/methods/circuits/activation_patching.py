@@ -55,11 +55,12 @@ class ActivationPatching(Result):
     def headlines(self) -> list[Headline]:
         rows = []
         for cell, name in ((self.residual_cell, "residual stream"), (self.head_cell, "head")):
-            low, high = cell["interval"] or (cell["value"], cell["value"])
+            interval = tuple(cell["interval"]) if cell["interval"] else None
+            low, high = interval or (cell["value"], cell["value"])
             beyond = max(low, -high) > cell["chance"]
             claim = f"share of the logit difference that moves with {name} {cell['where']}"
             note = f"{self.choices['direction']}; control: noise of the same size"
-            rows.append(Headline(claim, cell["value"], cell["chance"], cell["interval"], beyond, note))
+            rows.append(Headline(claim, cell["value"], cell["chance"], interval, beyond, note))
         claim = f"logit difference of the prompt that is patched, {self.choices['prompts']}"
         return [
             *rows,

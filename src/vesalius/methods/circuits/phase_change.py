@@ -69,7 +69,8 @@ class PhaseChange(Result):
             )
         ]
         if self.change is None:
-            return [*rows, Headline("step of the phase change", "none", evidence=False)]
+            note = "the largest prefix score never leaves chance"
+            return [*rows, Headline("step at which induction is half risen", "none", evidence=False, note=note)]
         after = next(number for number, step in enumerate(self.steps) if step >= self.change)
         rows.append(Headline("step at which induction is half risen", self.change, note=self.choices["rows"]))
         rows.append(
@@ -117,11 +118,11 @@ def phase_change(
     batch: int = 8,
     seed: int = 0,
 ) -> PhaseChange:
-    """Loss, in-context learning and induction over a network's training, and the step at which induction
-    appears.
+    """Loss, in-context learning and induction over a network's training, and the step of the change.
 
     `checkpoints` are names or folders that `load` opens, ending in step-NUMBER (None: those of a network of
-    the zoo). Raises VesaliusError if there are fewer than three.
+    the zoo). `text` None: the zoo's held-out sample, or random tokens repeated for a model without tokenizer. Raises
+    VesaliusError if there are fewer than three.
     """
     names = zoo.checkpoints(model.name) if checkpoints is None else checkpoints
     if len(names) < 3:
