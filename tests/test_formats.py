@@ -166,6 +166,8 @@ def test_stories_begin_as_they_are_known_to():
         pytest.skip(f"needs {STORIES.name}, which is not part of the project")
     model = load(STORIES)
     assert (model.n_heads, model.n_kv_heads, model.bos) == (8, 4, 1)
+    assert model.strings(model.tokens("Once upon")[0]) == ["<s>", " Once", " upon"]
+    assert model.token(" upon") == model.token("upon")
     ids = model.tokens("Once")
     with torch.no_grad():
         for _ in range(20):

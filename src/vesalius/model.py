@@ -179,6 +179,9 @@ class Model:
         if self.tokenizer is None and text.startswith("#") and text[1:].isdecimal() and int(text[1:]) < self.d_vocab:
             return int(text[1:])
         ids = self._tokenizer().encode(text, add_special_tokens=False).ids
+        bare = self._tokenizer().encode(text[1:], add_special_tokens=False).ids
+        if len(ids) != 1 and text.startswith(" ") and self.strings(bare) == [text]:
+            return bare[0]  # a tokenizer that itself puts a space before every text
         if len(ids) != 1:
             pieces = ", ".join(repr(piece) for piece in self.strings(ids))
             raise VesaliusError(f"'{text}' is {len(ids)} tokens ({pieces}); expected a single token" + (f"; the nearest is {self.strings(ids)[0]!r}" if ids else ""))
@@ -189,10 +192,12 @@ class Model:
         numbers = ids.tolist() if isinstance(ids, Tensor) else ids
         if self.tokenizer is None:
             return [f"#{number}" for number in numbers]
+        pieces = [self.tokenizer.id_to_token(number) or f"#{number}" for number in numbers]
         texts = [self.tokenizer.decode([number], skip_special_tokens=False) for number in numbers]
+        spaced = [piece.replace("\N{LOWER ONE EIGHTH BLOCK}", " ") for piece in pieces]  # SentencePiece's space
         return [
-            text if text and "\N{REPLACEMENT CHARACTER}" not in text else self.tokenizer.id_to_token(number) or f"#{number}"
-            for number, text in zip(numbers, texts, strict=True)
+            space if space != piece else text if text and "\N{REPLACEMENT CHARACTER}" not in text else piece
+            for piece, space, text in zip(pieces, spaced, texts, strict=True)
         ]
 
     def _tokenizer(self) -> "Tokenizer":
