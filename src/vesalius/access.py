@@ -18,12 +18,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary, ref
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from vesalius.architectures import Architecture, architecture_of
+from vesalius.attention import AttentionMode
 from vesalius.errors import VesaliusError, nearest
 from vesalius.site import ATTENTION_PORTS, GLOBAL_ROLES, Index, Site
 
@@ -312,7 +311,7 @@ class _Tap:
         self.edits: dict[str, list[tuple[int | None, Edit]]] = {}
         self.readers: dict[str, list[tuple[int | None, Edit]]] = {}
         self.fired: dict[str, int] = {}
-        self.modes: list[_AttentionMode] = []
+        self.modes: list[AttentionMode] = []
         self.handles: dict[str, RemovableHandle] = {}
 
     def open(self, port: str, kind: str, entry: tuple[int | None, Edit]) -> None:
@@ -353,7 +352,7 @@ class _Tap:
 
     def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         if "leave" in self.handles:
-            self.modes.append(_AttentionMode(self))
+            self.modes.append(AttentionMode(self.is_open, self.apply))
             self.modes[-1].__enter__()
         if not self.is_open("in"):
             return None
@@ -410,82 +409,3 @@ def _open(root: nn.Module, operations: list[tuple[_Target, Edit]], kind: str, be
         handle.remove()
         for tap, port, entry in opened:
             tap.close(port, kind, entry)
-
-
-# --------------------------------------------------------------------------------------------------- inside attention
-
-_MATMULS = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm}
-_SOFTMAXES = {F.softmax, torch.softmax, Tensor.softmax}
-_WATCHED = {F.scaled_dot_product_attention, *_MATMULS, *_SOFTMAXES}
-
-
-class _AttentionMode(TorchFunctionMode):
-    """On while a tapped attention module runs; recognises attention by the operations it is made of."""
-
-    def __init__(self, tap: _Tap) -> None:
-        super().__init__()
-        self.tap = tap
-        self.pattern: Tensor | None = None
-
-    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if function not in _WATCHED:
-            return function(*args, **(kwargs or {}))
-        if function is F.scaled_dot_product_attention:
-            return self.fused(*args, **(kwargs or {}))
-        if function in _MATMULS and len(args) == 2 and args[0].dim() == args[1].dim() == 4:
-            return self.weighted(function, *args) if self.pattern is not None else self.scored(function, *args)
-        result = function(*args, **(kwargs or {}))
-        if function in _SOFTMAXES and result.dim() == 4:
-            self.pattern = result = self.at("pattern", result)
-        return result
-
-    def at(self, port: str, value: Tensor) -> Tensor:
-        return self.tap.apply(port, value) if self.tap.is_open(port) else value
-
-    def fused(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        """`scaled_dot_product_attention`, its ports read and edited; the original kernel runs unless one changed."""
-        heads = query.shape[1]
-        every_key, every_value = _for_each_query_head(key, heads), _for_each_query_head(value, heads)
-        q, k, v = self.at("q", query), self.at("k", every_key), self.at("v", every_value)
-        if self.tap.is_open("pattern"):
-            pattern = _attention_pattern(q, k, attn_mask, is_causal, scale)
-            edited = self.at("pattern", pattern)
-            if edited is not pattern:
-                return self.at("z", edited.to(v.dtype) @ v)
-        if k is not every_key or v is not every_value:
-            key, value, enable_gqa = k, v, False
-        return self.at("z", F.scaled_dot_product_attention(q, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa))
-
-    def scored(self, function: Any, query: Tensor, key: Tensor) -> Tensor:
-        k = key.transpose(-1, -2)
-        edited = self.at("k", k)
-        return function(self.at("q", query), key if edited is k else edited.transpose(-1, -2))
-
-    def weighted(self, function: Any, pattern: Tensor, value: Tensor) -> Tensor:
-        self.pattern = None
-        return self.at("z", function(pattern, self.at("v", value)))
-
-
-def _for_each_query_head(value: Tensor, heads: int) -> Tensor:
-    return value if value.shape[1] == heads else value.repeat_interleave(heads // value.shape[1], dim=1)
-
-
-def _attention_pattern(q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None) -> Tensor:
-    scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-1, -2)
-    if is_causal:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-    if mask is None:
-        return scores.softmax(-1)
-    if mask.dtype is not torch.bool:
-        return (scores + mask).softmax(-1)
-    return scores.masked_fill(~mask, -torch.inf).softmax(-1).masked_fill(~mask.any(-1, keepdim=True), 0.0)
