@@ -199,7 +199,7 @@ def test_the_docstring_explains_parameters_that_have_no_default_value(name):
 def test_chance_alone_is_no_evidence(name):
     """On a random transformer; the rate of false alarms over many of them is G17's."""
     method = vs.methods()[name]
-    model = next(m for m in (random_attn(seed=11), reader()) if not method.missing(m))
+    model = next(m for m in (random_attn(d_vocab=41, n_ctx=49, seed=11), reader()) if not method.missing(m))
     fired = [headline.claim for headline in run(name, model).headlines() if headline.evidence]
     assert not fired, fired
 

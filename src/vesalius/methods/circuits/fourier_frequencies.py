@@ -1,14 +1,14 @@
 """The frequencies by which a network adds modulo p, read off its logits for all pairs of numbers.
 
-Nanda et al. 2023, "Progress measures for grokking via mechanistic interpretability" (arXiv 2301.05217): trained on
-a + b mod p, small transformers turn numbers into rotations of a few key frequencies k and answer with
-Σ_k cos(2πk(a + b - c)/p).
+Nanda et al. 2023, "Progress measures for grokking via mechanistic interpretability" (arXiv 2301.05217):
+trained on a + b mod p, small transformers turn numbers into rotations of a few key frequencies k and answer
+with Σ_k cos(2πk(a + b - c)/p).
 
 1. The logits of all pairs (a, b) and answers c, without their mean over answers, are projected on
    cos(2πk(a + b - c)/p) for every k from 1 to (p - 1)/2; these directions are orthogonal.
-2. The share of a frequency is that of the logits' variance; it is a key frequency if its share passes what the
-   largest share of a random-init twin passes once in a hundred times.
-3. Excluded loss: the loss without that one frequency. Restricted loss: with the key frequencies and nothing else.
+2. The share of a frequency is that of the logits' variance; it is a key frequency if its share passes what
+   the largest share of a random-init twin passes once in a hundred times.
+3. Excluded loss: the loss without that one frequency. Restricted loss: with the key frequencies alone.
 """
 
 import math
@@ -30,7 +30,7 @@ from vesalius.result import Headline, Result
 
 @dataclass(frozen=True)
 class FourierFrequencies(Result):
-    """Per frequency 1, 2, …: its share of the logits' variance in 0..1 and the loss without it; losses in nats."""
+    """For k = 1, 2, …: its share of the logits' variance in 0..1 and the loss without it; losses in nats."""
 
     p: int
     shares: Float[Tensor, " frequency"]
@@ -51,12 +51,20 @@ class FourierFrequencies(Result):
         control = self.twin_shares.sum(1).mean().item()
         return [
             Headline(
-                f"variance of the logits at the key frequencies ({named})", explained, control,
-                evidence=bool(self.key), note=f"p = {self.p}; control: all frequencies of random-init twins",
+                f"variance of the logits at the key frequencies ({named})",
+                explained,
+                control,
+                evidence=bool(self.key),
+                note=f"p = {self.p}; control: all frequencies of random-init twins",
             ),
-            Headline("loss with the key frequencies alone, nats", self.restricted, self.loss, note="control: all logits"),
+            Headline(
+                "loss with the key frequencies alone, nats",
+                self.restricted,
+                self.loss,
+                note="control: all logits",
+            ),
             Headline("sums that are right", self.accuracy, 1 / self.p, note="control: a guess"),
-        ]  # fmt: skip
+        ]
 
     def figure(self) -> Figure:
         frequencies = list(range(1, len(self.shares) + 1))
@@ -64,16 +72,23 @@ class FourierFrequencies(Result):
         return figures.group(
             [
                 figures.lines(
-                    frequencies, {"this model": self.shares, "random twin": twin}, title="Share of the logits' variance",
-                    x_label="frequency", y_label="share", marks=[(k, str(k)) for k in self.key],
+                    frequencies,
+                    {"this model": self.shares, "random twin": twin},
+                    title="Share of the logits' variance",
+                    x_label="frequency",
+                    y_label="share",
+                    marks=[(k, str(k)) for k in self.key],
                 ),
                 figures.lines(
-                    frequencies, {"without one": self.excluded, "with all": torch.full_like(self.excluded, self.loss)},
-                    title="Excluded loss", x_label="frequency", y_label="loss, nats",
+                    frequencies,
+                    {"without one": self.excluded, "with all": torch.full_like(self.excluded, self.loss)},
+                    title="Excluded loss",
+                    x_label="frequency",
+                    y_label="loss, nats",
                 ),
             ],
             title=f"Addition modulo {self.p}: {len(self.key)} key frequencies",
-        )  # fmt: skip
+        )
 
 
 @method()
@@ -83,9 +98,9 @@ def fourier_frequencies(
 ) -> FourierFrequencies:
     """Key frequencies of addition modulo `p`, their shares of the logits, and the loss without each of them.
 
-    The model reads a, b and the tokens of `suffix` (None: nothing, often a token for "="), and its last position is
-    taken; tokens 0 to p - 1 are the numbers. `p` None: as many as there are logits, at most 113. Raises
-    VesaliusError for a p below 3 or above the number of logits.
+    The model reads a, b and the tokens of `suffix` (None: nothing, often a token for "="), and its last
+    position is taken; tokens 0 to p - 1 are the numbers. `p` None: as many as there are logits, at most 113.
+    Raises VesaliusError for a p below 3 or above the number of logits.
 
     >>> from vesalius.testbed import modular_addition
     >>> fourier_frequencies(modular_addition([3, 5], p=13)).key

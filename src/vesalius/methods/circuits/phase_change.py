@@ -70,7 +70,8 @@ class PhaseChange(Result):
         ]
         if self.change is None:
             note = "the largest prefix score never leaves chance"
-            return [*rows, Headline("step at which induction is half risen", "none", evidence=False, note=note)]
+            claim = "step at which induction is half risen"
+            return [*rows, Headline(claim, "none", evidence=False, note=note)]
         after = next(number for number, step in enumerate(self.steps) if step >= self.change)
         rows.append(Headline("step at which induction is half risen", self.change, note=self.choices["rows"]))
         rows.append(
@@ -121,8 +122,8 @@ def phase_change(
     """Loss, in-context learning and induction over a network's training, and the step of the change.
 
     `checkpoints` are names or folders that `load` opens, ending in step-NUMBER (None: those of a network of
-    the zoo). `text` None: the zoo's held-out sample, or random tokens repeated for a model without tokenizer. Raises
-    VesaliusError if there are fewer than three.
+    the zoo). `text` None: the zoo's held-out sample, or random tokens repeated for a model without
+    tokenizer. Raises VesaliusError if there are fewer than three checkpoints.
     """
     names = zoo.checkpoints(model.name) if checkpoints is None else checkpoints
     if len(names) < 3:
