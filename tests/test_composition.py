@@ -49,7 +49,7 @@ def test_virtual_head_equals_the_dense_product():
         @ W_O[1][0]
         @ model.weight("W_U").double()
     )
-    assert found.virtual[1, 2] == pytest.approx(dense.norm().item() / 20**0.5, rel=1e-6)
+    assert found.virtual[1, 2] == pytest.approx(dense.norm().item() / 20**0.5, rel=1e-4)
     assert found.virtual[2, 1].isnan()
 
 

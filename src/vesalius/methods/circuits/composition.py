@@ -63,6 +63,8 @@ class Composition(Result):
     twin_p_values: Float[Tensor, "mode early late"]
     virtual: Float[Tensor, "early late"]
     """‖W_E W_OV W_OV W_U‖ per token: root mean square over tokens of the logits' norm."""
+    virtual_chance: Float[Tensor, "early late"]
+    """The same with the later head placed at random."""
     virtual_z: Float[Tensor, "early late"]
     baseline: float
     """Mean score of heads placed at random."""
@@ -106,13 +108,9 @@ class Composition(Result):
                 )
             )
         early, late = divmod(int(self.virtual.nan_to_num(nan=-1.0).argmax()), len(self.heads))
-        name = f"loudest virtual head: {self.heads[early]} then {self.heads[late]}, z"
-        return [
-            *rows,
-            Headline(
-                name, self.virtual_z[early, late].item(), note=f"{self.virtual[early, late]:.2f} logits"
-            ),
-        ]
+        name = f"loudest virtual head, {self.heads[early]} then {self.heads[late]}: size in logits"
+        size, chance, z = (x[early, late].item() for x in (self.virtual, self.virtual_chance, self.virtual_z))
+        return [*rows, Headline(name, size, chance, note=f"control: placed at random; {z:.1f} sd")]
 
     def figure(self) -> "Figure":
         from vesalius.figures import graph, group, heatmap, table
@@ -189,7 +187,7 @@ def composition(
         raise Inapplicable(f"composition needs two layers of attention; {model.name} has {model.n_layers}")
     scores, mean, z, p = _against_random(model, measure, norm)
     _, _, twin_z, twin_p = _against_random(model.random_twin(seed), measure, norm)
-    virtual, virtual_z = _virtual_heads(model, norm)
+    virtual, virtual_chance, virtual_z = _virtual_heads(model, norm)
     return Composition(
         heads=[f"{layer}.{head}" for layer, head in product(range(model.n_layers), range(model.n_heads))],
         scores=scores,
@@ -199,6 +197,7 @@ def composition(
         twin_z=twin_z,
         twin_p_values=twin_p,
         virtual=virtual,
+        virtual_chance=virtual_chance,
         virtual_z=virtual_z,
         baseline=mean.nanmean().item(),
         choices={
@@ -265,31 +264,28 @@ def _room(model: Model, norm: Norm) -> int:
 
 def _virtual_heads(
     model: Model, norm: Norm
-) -> tuple[Float[Tensor, "early late"], Float[Tensor, "early late"]]:
-    """Size in logits of every pair of heads in a row, and its z under random placement."""
+) -> tuple[Float[Tensor, "early late"], Float[Tensor, "early late"], Float[Tensor, "early late"]]:
+    """Size in logits of every pair of heads in a row, and its mean and z under random placement."""
     W_E = widened(model.weight("W_E"))
     unit = torch.eye(model.d_model).to(W_E)
-    W_E, W_U = W_E.double(), unembed(model, Factored(unit, unit), norm=norm).right.double()
+    W_U = unembed(model, Factored(unit, unit), norm=norm).right
     embedded, unembedded = W_E.T @ W_E / len(W_E), W_U @ W_U.T
     reads, writes = [], []
     for layer in range(model.n_layers):
         ov = all_ov(model, layer, norm=norm)
-        left, right = ov.left.double(), ov.right.double()
-        writes.append(_root(left.mT @ embedded @ left) @ right)  # [head, d_head, d_model]
-        reads.append(left @ _root(right @ unembedded @ right.mT))  # [head, d_model, d_head]
+        writes.append(_root(ov.left.mT @ embedded @ ov.left) @ ov.right)  # [head, d_head, d_model]
+        reads.append(ov.left @ _root(ov.right @ unembedded @ ov.right.mT))  # [head, d_model, d_head]
     writes, reads = torch.cat(writes), torch.cat(reads)
-    before = torch.arange(len(writes))[:, None] // model.n_heads < torch.arange(len(reads)) // model.n_heads
-    loudness = (
-        torch.stack([(writes @ read).flatten(1).norm(dim=1) for read in reads], 1)
-        .cpu()
-        .where(before, torch.nan)
-    )
-    S_early, S_late = torch.linalg.svdvals(writes).cpu(), torch.linalg.svdvals(reads).cpu()
-    ratio = (loudness / S_early.norm(dim=1)[:, None] / S_late.norm(dim=1)).square()
-    return loudness, _random_placement(ratio, S_early, S_late, _room(model, norm))[1]
+    sizes = torch.stack([(writes @ read).flatten(1).norm(dim=1) for read in reads], 1).double().cpu()
+    layer = torch.arange(len(writes)) // model.n_heads
+    sizes = sizes.where(layer[:, None] < layer, torch.nan)
+    S_early, S_late = (torch.linalg.svdvals(side).double().cpu() for side in (writes, reads))
+    largest = S_early.norm(dim=1)[:, None] * S_late.norm(dim=1)
+    mean, z, _ = _random_placement((sizes / largest).square(), S_early, S_late, _room(model, norm))
+    return sizes, mean.sqrt() * largest, z
 
 
 def _root(gram: Float[Tensor, "head d_head d_head"]) -> Float[Tensor, "head d_head d_head"]:
     """Symmetric square root of positive semi-definite matrices."""
-    values, vectors = torch.linalg.eigh(gram)
-    return vectors * values.clamp(min=0).sqrt()[:, None] @ vectors.mT
+    values, vectors = torch.linalg.eigh(gram.double())
+    return (vectors * values.clamp(min=0).sqrt()[:, None] @ vectors.mT).to(gram)

@@ -170,7 +170,7 @@ def copying_heads(
     heads: list[str] | None = None,
     sum_of: list[str] | None = None,
     norm: Norm = "fold",
-    tokens: int = 1024,
+    tokens: int = 512,
     draws: int = 500,
     seed: int = 0,
 ) -> CopyingHeads:
