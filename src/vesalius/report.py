@@ -7,6 +7,7 @@ escaped. Figures travel as JSON and are drawn by the bundle when the file is ope
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -94,7 +95,7 @@ def _summary(study: Study) -> str:
 
 def _section(number: int, entry: Entry, result: Result) -> str:
     method = methods().get(entry.name)
-    about = f'<p class="about">{escape(method.headline)}</p>' if method else ""
+    about = f'<p class="about">{_coded(method.headline)}</p>' if method else ""
     said = _prose(entry.text) if not method or entry.text != method.headline else ""
     claims = "".join(f"<li>{escape(claim)}</li>" for claim in entry.claims)
     title = f'<span class="number">{number}</span> {escape(_spoken(entry.name))}'
@@ -169,6 +170,10 @@ def _skipped(study: Study) -> str:
 
 def _prose(text: str) -> str:
     return "".join(f"<p>{escape(paragraph)}</p>" for paragraph in text.split("\n\n") if paragraph.strip())
+
+
+def _coded(text: str) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _number(value: Any) -> str:

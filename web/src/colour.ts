@@ -25,7 +25,7 @@ export function scaleOf(values: Iterable<Num>, diverging: boolean): Scale {
     const most = Math.max(Math.abs(low), Math.abs(high)) || 1;
     return { low: -most, high: most, diverging };
   }
-  if (low >= 0 && low <= high / 2) low = 0;
+  if (low >= 0 && (low <= high / 2 || low === high)) low = 0;
   return { low, high: high === low ? low + 1 : high, diverging };
 }
 

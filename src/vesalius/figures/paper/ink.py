@@ -29,7 +29,7 @@ def scale(values: list[float | None], diverging: bool) -> tuple["Colormap", "Nor
     if diverging:
         most = max(abs(low), abs(high)) or 1.0
         return _shades(True), Normalize(-most, most)
-    if 0 <= low <= high / 2:
+    if low >= 0 and (low <= high / 2 or low == high):
         low = 0.0
     return _shades(False), Normalize(low, high if high > low else low + 1)
 
