@@ -5,7 +5,7 @@ EXTRAS := dev,hf,gguf,report
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 MODEL  ?= zoo/attn-2l
 
-.PHONY: demo test slow real check bench docs web clean
+.PHONY: demo test slow real check bench docs book web clean
 
 demo: $(VENV)/.installed            ## take a trained network apart and write the report
 	$(BIN)/vesalius dissect $(MODEL) --out runs/demo
@@ -25,18 +25,21 @@ check: $(VENV)/.installed           ## style, types, and who imports whom
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed           ## ours / peer, in an environment of the peers' own
-	$(BIN)/python bench/run.py
+bench: .bench/.installed            ## ours / peer, in an environment of the peers' own
+	.bench/bin/python -m bench.run
 
 docs: $(VENV)/.docs                 ## the pages under site/
 	$(BIN)/python docs/generate.py
 	$(BIN)/zensical build --clean
 
+book: $(VENV)/.installed            ## run the pages and renew what they print and draw
+	$(BIN)/python docs/pages.py README.md $$(grep -rl '^```python' docs --include '*.md' --exclude-dir methods)
+
 web:                                ## build the figures' bundle anew (needs Node)
 	cd web && npm ci --no-audit --no-fund && npm run build
 
 clean:
-	rm -rf $(VENV) runs site docs/methods build dist
+	rm -rf $(VENV) .bench runs site docs/methods build dist
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,4 +48,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.docs: $(VENV)/.installed
 	$(PIP) -e '.[$(EXTRAS),docs]'
+	touch $@
+
+.bench/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .bench
+	.bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[hf]' transformer-lens==4.3.0
 	touch $@

@@ -6,9 +6,9 @@
 import inspect
 import json
 import re
+import sys
 from pathlib import Path
 
-from vesalius.cli import option_type
 from vesalius.method import Method, methods
 
 DOCS = Path(__file__).parent
@@ -34,10 +34,7 @@ def method_page(method: Method) -> str:
     module = inspect.getmodule(inspect.unwrap(method.function))
     kind = getattr(module, result if isinstance(result, str) else result.__name__)
     title = method.name.replace("_", " ").capitalize()
-    rows = [
-        f"| `{p.name}` | `{_type(p.annotation)}` | `{p.default!r}` |{'' if option_type(p.annotation) else ' (library only)'}"
-        for p in method.parameters.values()
-    ]
+    rows = [f"| `{p.name}` | `{_type(p.annotation)}` | `{p.default!r}` |" for p in method.parameters.values()]
     needs = ", ".join(sorted(method.needs)) or "any model"
     parts = [
         f"# {title}",
@@ -61,25 +58,21 @@ def _prose(docstring: str) -> str:
 
 
 def _type(annotation: object) -> str:
-    written = annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
-    return re.sub(r"\b(typing|pathlib)\.", "", written).replace("|", "\\|")
+    """An annotation as it is written, in a cell of a table."""
+    return inspect.formatannotation(annotation).replace("typing.", "").replace("|", "\\|")
 
 
 def bench_page(measured: Path) -> str:
-    """The last benchmarks as a table: every column that `make bench` saved, ours beside the peer's."""
-    head = "# Benchmarks\n\nOurs beside the library that does the same, in one run, on the same weights, with equal numbers.\n\n"
+    """The table that the last `make bench` printed, and the machine it ran on."""
+    head = "# Benchmarks\n\nOurs beside the library that does the same: one run, the same weights, equal numbers.\n\n"
     if not measured.exists():
         return head + "Not measured here yet: `make bench` measures and fills this page.\n"
-    rows = json.loads(measured.read_text(encoding="utf-8"))
-    rows = rows["rows"] if isinstance(rows, dict) else rows
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    lines += ["| " + " | ".join(_cell(row.get(key, "")) for key in columns) + " |" for row in rows]
-    return head + "\n".join(lines) + "\n"
+    sys.path.insert(0, str(DOCS.parent))
+    from bench.run import table
 
-
-def _cell(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+    document = json.loads(measured.read_text(encoding="utf-8"))
+    machine = ", ".join(f"{key} {value}" for key, value in document["machine"].items())
+    return f"{head}{table(document['rows'])}\n\n{machine}.\n"
 
 
 if __name__ == "__main__":

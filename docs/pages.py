@@ -2,15 +2,17 @@
 
     python docs/pages.py README.md docs/book/01-framework.md
 
-Every ```python block of a page runs in order, in one namespace, in the folder of the page. A ```text block right
-below one holds what it printed, and is written anew; figures that the code saves replace the old ones.
+Every ```python block of a page runs in order, in one namespace, in an empty folder. A ```text block right
+below one holds what it printed, and is written anew; the figures that the page shows are those its code saved.
 """
 
 import contextlib
 import io
 import os
 import re
+import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +43,7 @@ def images(page: Path) -> list[str]:
 
 def run(page: Path, folder: Path) -> list[str]:
     """Run the code of `page` with `folder` as the working directory; returns what each block printed."""
-    namespace: dict = {"__name__": "__main__"}
+    page, namespace = page.resolve(), {"__name__": "__main__"}
     printed = []
     for link in images(page):
         (folder / link).parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +51,7 @@ def run(page: Path, folder: Path) -> list[str]:
         for block in blocks(page):
             code = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
             with contextlib.redirect_stdout(io.StringIO()) as output:
-                exec(code, namespace)
+                exec(code, namespace)  # noqa: S102 (that is its purpose)
             printed.append("\n".join(line.rstrip() for line in output.getvalue().splitlines()))
     return printed
 
@@ -63,12 +65,17 @@ def agree(shown: str, printed: str, *, relative: float = 0.02, absolute: float =
 
 
 def refresh(page: Path) -> None:
-    """Run a page where it lies and write its outputs into it."""
-    printed = iter(run(page, page.parent))
+    """Run a page in an empty folder, write its outputs into it, and put the images it shows beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        printed = iter(run(page, Path(folder)))
+        for link in images(page):
+            (page.parent / link).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(folder) / link, page.parent / link)
 
     def renewed(match: re.Match) -> str:
         output = next(printed)
-        return f"```python\n{match['code']}```\n" + (f"\n```text\n{output}\n```\n" if match["output"] is not None else "")
+        shown = f"\n```text\n{output}\n```\n" if match["output"] is not None else ""
+        return f"```python\n{match['code']}```\n{shown}"
 
     page.write_text(BLOCK.sub(renewed, page.read_text(encoding="utf-8")), encoding="utf-8")
 
