@@ -29,21 +29,20 @@ def tiny(name):
     return vs.Model(LlamaForCausalLM(config), name=name)
 
 
-class Letters:
+def letters():
     """Letters a, b, c … are tokens 0, 1, 2 …"""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-    def encode(self, text, **_):
-        return type("Encoding", (), {"ids": [ord(letter) - ord("a") for letter in text]})
-
-    def decode(self, ids, **_):
-        return chr(ids[0] + ord("a"))
+    tokenizer = Tokenizer(models.WordLevel({chr(ord("a") + number): number for number in range(26)}))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    return tokenizer
 
 
 @pytest.mark.parametrize("name", ["toy", "gpt2", "llama"])
 @pytest.mark.parametrize("direction", ["denoise", "noise"])
 def test_every_cell_is_what_a_forward_of_its_own_gives(name, direction):
     model = tiny(name)
-    model.tokenizer, model.bos = Letters(), None
+    model.tokenizer, model.bos = letters(), None
     clean, corrupted = "abcdefgabc", "abcxefzabc"
     result = activation_patching(
         model, clean=[clean], corrupted=[corrupted], answer=["d"], foil=["x"], direction=direction
@@ -83,7 +82,7 @@ def test_the_induction_circuit_is_located():
 def test_prompts_that_do_not_pair_are_refused():
     with pytest.raises(vs.VesaliusError, match="expected prompts of one length"):
         model = tiny("toy")
-        model.tokenizer, model.bos = Letters(), None
+        model.tokenizer, model.bos = letters(), None
         activation_patching(model, clean=["abc"], corrupted=["abcd"], answer=["a"], foil=["b"])
 
 
