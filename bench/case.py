@@ -5,7 +5,6 @@ the numbers that must agree. A repeat before the measured ones warms the caches,
 """
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -15,18 +14,20 @@ import torch
 from bench.registry import CASES
 
 
-def resident_peak() -> float:
-    """The most memory this process has held, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def resident(field: str) -> float:
+    """What this process holds now (VmRSS) or has held at most (VmHWM), in MB."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
 
 
 def main(case: str, side: str, repeats: int, out: Path) -> None:
     torch.manual_seed(0)
     run = CASES[case].sides[side]()
-    before = resident_peak()
+    Path("/proc/self/clear_refs").write_text("5")  # from here on, VmHWM counts anew
+    before = resident("VmRSS")
     with torch.no_grad():
         numbers = run()
-        peak = resident_peak() - before
+        peak = resident("VmHWM") - before
         seconds = []
         for _ in range(repeats):
             started = time.perf_counter()

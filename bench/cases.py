@@ -13,8 +13,11 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import vesalius as vs
-from vesalius.weights import composition, top_k
+from vesalius.branches import trunk
+from vesalius.methods.circuits.activation_patching import Pair
 from vesalius.weights.circuits import full_ov
+from vesalius.weights.composition import composition_matrix
+from vesalius.weights.copying import copying_eigenvalues
 
 Side = Callable[[], Callable[[], Tensor]]
 CLASSIC = ["resid_pre@*", "resid_mid@*", "resid_post@*", "q@*", "k@*", "v@*", "pattern@*", "z@*", "attn_out@*", "mlp_out@*", "neurons@*"]
@@ -105,10 +108,14 @@ LENGTH, ANSWER, FOIL = 12, 100, 200
 
 
 def our_sweep() -> Callable[[], Tensor]:
-    from vesalius.methods.circuits.activation_patching import activation_patching
+    model, clean, corrupted = ours(), ids(1, LENGTH, 1)[0], ids(1, LENGTH, 2)[0]
 
-    model, clean, corrupted = ours(), ids(1, LENGTH, 1), ids(1, LENGTH, 2)
-    return lambda: activation_patching(model, clean=clean, corrupted=corrupted, answer=ANSWER, foil=FOIL).residual
+    def run() -> Tensor:
+        pair = Pair(trunk(model, corrupted), trunk(model, clean), ANSWER, FOIL)
+        low, high = pair.difference(pair.base.logits), pair.difference(pair.source.logits)
+        return (pair.residual() - low) / (high - low)
+
+    return run
 
 
 def peer_sweep() -> Callable[[], Tensor]:
@@ -132,7 +139,7 @@ def peer_sweep() -> Callable[[], Tensor]:
 
 def our_composition() -> Callable[[], Tensor]:
     model = ours()
-    return lambda: composition.composition_matrix(model, mode="K", norm="ignore")
+    return lambda: composition_matrix(model, "K", norm="ignore")
 
 
 def peer_composition() -> Callable[[], Tensor]:
@@ -150,7 +157,7 @@ def peer_composition() -> Callable[[], Tensor]:
 
 def our_eigenvalues() -> Callable[[], Tensor]:
     model = ours()
-    return lambda: composition.copying_eigenvalues(model, norm="ignore").abs().sum(-1)
+    return lambda: copying_eigenvalues(model, norm="ignore").abs().sum(-1)
 
 
 def peer_eigenvalues() -> Callable[[], Tensor]:
@@ -173,7 +180,7 @@ def peer_eigenvalues() -> Callable[[], Tensor]:
 
 def our_top_k() -> Callable[[], Tensor]:
     circuit = full_ov(ours(), 5, 3, norm="ignore")
-    return lambda: top_k.top_k(circuit, 8, along="rows", centre="columns").values
+    return lambda: circuit.top_k(8).values
 
 
 def bare_gemm() -> Callable[[], Tensor]:
