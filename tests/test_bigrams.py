@@ -69,6 +69,9 @@ def test_zero_layers_are_this_path_norm_and_all():
 def test_refuses_what_is_not_there_and_keeps_itself(tmp_path):
     with pytest.raises(VesaliusError, match="not a file"):
         bigrams(random_attn(), corpus="nowhere.txt")
+    (tmp_path / "words.txt").write_text("not numbers " * 64)
+    with pytest.raises(VesaliusError, match="token ids below 50"):
+        bigrams(random_attn(), corpus=str(tmp_path / "words.txt"))
     found = bigrams(random_attn())
     assert "one term" in found.headlines()[0].note
     assert Result.load(found.save(tmp_path / "bigrams")).summary() == found.summary()

@@ -257,5 +257,9 @@ def _read(model: Model, corpus: str, chunks: int) -> Int[Tensor, "chunk pos"]:
         raise VesaliusError(f"corpus '{corpus}' is not a file; expected a text, or 'heldout'")
     if model.tokenizer is not None:
         return token_chunks(model, path, length=length, limit=chunks).cpu()
-    ids = torch.tensor([int(word) for word in path.read_text(encoding="utf-8").split()])
-    return ids[: len(ids) // length * length].reshape(-1, length)[:chunks]
+    words = path.read_text(encoding="utf-8").split()
+    if len(words) < length or not all(word.isdecimal() and int(word) < model.d_vocab for word in words):
+        raise VesaliusError(f"corpus '{corpus}' should be {length} or more token ids below {model.d_vocab}")
+    return torch.tensor([int(word) for word in words[: len(words) // length * length]]).reshape(-1, length)[
+        :chunks
+    ]

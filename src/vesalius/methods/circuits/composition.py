@@ -24,7 +24,7 @@ erratum): there is more Q- and K-composition than it shows.
 
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
@@ -36,7 +36,7 @@ from vesalius.method import method
 from vesalius.model import Model
 from vesalius.result import Headline, Result
 from vesalius.weights.circuits import Norm, all_ov, all_qk, norm_handling, unembed, widened
-from vesalius.weights.composition import composition_matrix
+from vesalius.weights.composition import Measure, composition_matrix
 from vesalius.weights.factored import Factored
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Composition(Result):
 def composition(
     model: Model,
     *,
-    measure: Literal["frobenius", "projection_kernel"] = "frobenius",
+    measure: Measure = "frobenius",
     norm: Norm = "fold",
     seed: int = 0,
 ) -> Composition:
@@ -208,7 +208,7 @@ def composition(
     )
 
 
-def _against_random(model: Model, measure: str, norm: Norm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _against_random(model: Model, measure: Measure, norm: Norm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Scores, their mean, z and p-value under random placement, each [mode, early, late]."""
     ov, qk = (
         torch.cat([circuits(model, layer, norm=norm).svd().S.double() for layer in range(model.n_layers)])

@@ -51,7 +51,7 @@ from vesalius.weights.factored import Factored
 if TYPE_CHECKING:
     from vesalius.figures import Figure
 
-KINDS = ("[b]…[a]→[b]", "[b]…[a]→[b′]", "[ab]…[a]→[b]", "[ab]…[a]→[b′]")
+KINDS: tuple[str, ...] = ("[b]…[a]→[b]", "[b]…[a]→[b′]", "[ab]…[a]→[b]", "[ab]…[a]→[b′]")
 SHUFFLES = 499
 LEVEL = 0.01
 LISTED = 40
@@ -221,7 +221,7 @@ def skip_trigrams(
 
 def _tables(
     model: Model, heads: list[tuple[int, int]], ids: Int[Tensor, " source"], top: int, norm: Norm
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Destinations, their QK scores, outs, their OV logits: each [head, source, rank]."""
     found = []
     for layer, head in progress(heads, "heads"):
@@ -302,7 +302,7 @@ def _together(
     """The sources of the strongest rows, each at its first destination there: what all heads add up to."""
     strongest = {row["id"]: row["at"] for row in reversed(rows)}
     sources = list(dict.fromkeys(row["id"] for row in rows))[:LISTED]
-    destinations = [tables[0][*strongest[source], 0].item() for source in sources]
+    destinations = [int(tables[0][*strongest[source], 0]) for source in sources]
     W_E = widened(model.weight("W_E"))
     at, seen, unit = W_E[destinations], W_E[sources] - W_E.mean(0), torch.eye(model.d_model).to(W_E)
     written = torch.zeros_like(seen)
