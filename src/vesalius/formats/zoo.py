@@ -65,7 +65,7 @@ def read_folder(home: Path, *, name: str | None = None, weights: Path | None = N
     """
     from vesalius.formats.tokenizer import load_tokenizer
     from vesalius.formats.weights import load_state
-    from vesalius.recipes.checkpoints import dequantise
+    from vesalius.formats.checkpoints import dequantise
 
     module = network_of(home / "card.json")
     weights, checkpoint = weights or home / "model.safetensors", weights is not None

@@ -17,7 +17,7 @@ from torch import Tensor
 from vesalius.architectures.toy import ToyTransformer
 from vesalius.recipes import measured
 from vesalius.recipes.bigrams import bigram_divergence, pair_counts
-from vesalius.recipes.checkpoints import read_checkpoint
+from vesalius.formats.checkpoints import read_checkpoint
 
 # the repeated random tokens on which every card is measured
 RANDOM_TEXT = {"length": 100, "rows": 32, "seed": 1}
