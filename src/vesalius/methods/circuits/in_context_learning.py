@@ -52,7 +52,7 @@ class InContextLearning(Result):
                 self.score[0],
                 self.far_exchanged[0],
                 tuple(self.score[1:]),
-                self.score[2] < min(0.0, self.twin_score) and self.far_context[2] < 0,
+                self.score[2] < 0 and self.far_context[2] < 0,
                 f"control: far context of another row; random twin {self.twin_score:.3f}; {self.sample}",
             ),
             Headline(
@@ -85,8 +85,8 @@ def in_context_learning(
     text: str | None = None,
     early: int = 50,
     late: int = 500,
-    window: int = 8,
-    batch: int = 32,
+    window: int = 32,
+    batch: int = 128,
     seed: int = 0,
 ) -> InContextLearning:
     """Loss by position, and the loss late in a text minus the loss early in it.
