@@ -113,6 +113,22 @@ def test_bundle_can_stand_inside_a_script_element():
     assert sum(file.stat().st_size for file in STATIC.iterdir()) < 600_000
 
 
+@pytest.mark.slow
+def test_bundle_is_what_its_source_builds():
+    web = Path(__file__).parents[1] / "web"
+    if shutil.which("npm") is None or not (web / "node_modules").is_dir():
+        pytest.skip("needs Node and `npm ci` in web/")
+    done = subprocess.run(["npm", "run", "verify"], cwd=web, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_widget_carries_the_bundle_and_the_figure():
+    pytest.importorskip("anywidget")
+    figure = every()["bars"]
+    state = figure.widget().get_state()
+    assert state["figure"] == figure.to_json() and state["_esm"] == bundle()
+
+
 def test_notebook_frame_escapes_the_page():
     text = every()["table"]._repr_html_()
     assert text.startswith("<iframe srcdoc=") and text.count("<") == 2

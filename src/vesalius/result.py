@@ -7,6 +7,7 @@ and `tensors.safetensors`, written beside their final place and renamed, so that
 import dataclasses
 import json
 import math
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -89,6 +90,7 @@ class Result:
             try:
                 if tensors:
                     save_file(tensors, partial / "tensors.safetensors")
+                    shutil.copymode(partial / "result.json", partial / "tensors.safetensors")  # it writes for one's self
             except SafetensorError as error:
                 raise VesaliusError(f"'{folder}' could not be written: {error}") from None
         return folder
@@ -102,8 +104,8 @@ class Result:
             raise VesaliusError(f"'{folder}' is not a saved result; expected a folder with result.json")
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-            stored = folder / "tensors.safetensors"
-            tensors = load_file(stored) if stored.exists() else {}
+            saved = folder / "tensors.safetensors"
+            tensors = load_file(saved) if saved.exists() else {}
         except (json.JSONDecodeError, SafetensorError) as error:
             raise VesaliusError(f"saved result '{folder}' is damaged: {error}") from error
         kind = Result._kinds.get(document["kind"])
@@ -112,6 +114,10 @@ class Result:
             raise VesaliusError(
                 f"'{folder}' holds a {document['kind']}; expected {cls.__name__}{nearest(document['kind'], known)}"
             )
+        stored, known = set(document["fields"]), {f.name for f in dataclasses.fields(kind)}
+        if stored != known:
+            differing = ", ".join(sorted(stored ^ known))
+            raise VesaliusError(f"'{folder}' was saved by another version; its {kind.__name__} differs in {differing}")
         return kind(**{name: _attach(value, tensors) for name, value in document["fields"].items()})
 
 

@@ -6,7 +6,7 @@ The same figure gives the same bytes: fixed sizes, a fixed font, no dates in the
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vesalius.figures.figure import Figure
 from vesalius.figures.paper import charts, circuits
@@ -15,7 +15,7 @@ from vesalius.figures.paper.ink import Data, printable
 if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
 
-STYLE = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 9,
@@ -53,7 +53,7 @@ def draw(figure: Figure, path: Path) -> None:
         width, height = _size(figure)
         sheet = Sheet(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(sheet)
-        _compose(figure, sheet.subfigures())
+        _compose(figure, sheet.subfigures(1, 1, squeeze=False)[0, 0])
         undated = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".png": {"Software": None}}
         sheet.savefig(path, dpi=200, metadata=undated[path.suffix])
 

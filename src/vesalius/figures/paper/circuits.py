@@ -8,7 +8,7 @@ from vesalius.figures.paper.ink import Data, colour_bar, colour_of, ink_on, labe
 if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
 
-MONO = {"fontsize": 6.5, "family": "DejaVu Sans Mono"}
+MONO: Any = {"fontsize": 6.5, "family": "DejaVu Sans Mono"}
 LINE = 96
 """Characters in a line of tokens."""
 ROWS = 40
@@ -36,7 +36,7 @@ def tokens(data: Data, sheet: "SubFigure") -> None:
     axes = sheet.subplots()
     axes.axis("off")
     layers = list(dict.fromkeys(layer for row in data["rows"] for layer in row["layers"]))
-    scales = {}
+    scales: dict[str, tuple[Any, Any]] = {}
     for layer in layers:
         values = [v for row in data["rows"] for v in row["layers"].get(layer, [])]
         scales[layer] = scale(values, any(v is not None and v < 0 for v in values))
@@ -48,16 +48,16 @@ def tokens(data: Data, sheet: "SubFigure") -> None:
             words = label(token, everywhere=True)
             if across + len(words) + 1 > LINE:
                 across, down = 0.0, down + 1.4
-            for layer, values in row["layers"].items():
-                shades, norm = scales[layer]
-                depth = list(row["layers"]).index(layer)
-                top, tall = (down - 0.45, 0.8) if depth == 0 else (down + 0.15 + 0.22 * depth, 0.18)
+            ink = "#111"
+            for depth, (layer, values) in enumerate(row["layers"].items()):
                 value = values[place]
-                shade = "none" if value is None else shades(norm(value))
-                axes.add_patch(_box(across, top, len(words) + 0.6, tall, shade))
-            first = next(iter(row["layers"]), None)
-            value = None if first is None else row["layers"][first][place]
-            ink = "#111" if first is None or value is None else ink_on(*scales[first], value)
+                if value is None:
+                    continue
+                shades, norm = scales[layer]
+                top, tall = (down - 0.45, 0.8) if depth == 0 else (down + 0.15 + 0.22 * depth, 0.18)
+                axes.add_patch(_box(across, top, len(words) + 0.6, tall, shades(norm(value))))
+                if depth == 0:
+                    ink = ink_on(shades, norm, value)
             axes.text(across + 0.3, down, words, va="center", color=ink, **MONO)
             across += len(words) + 1.0
         down += 1.8
@@ -110,6 +110,8 @@ def graph(data: Data, sheet: "SubFigure") -> None:
 
 
 def table(data: Data, sheet: "SubFigure") -> None:
+    from matplotlib.transforms import Bbox
+
     axes = sheet.subplots()
     axes.axis("off")
     rows = data["rows"][:ROWS]
@@ -120,7 +122,7 @@ def table(data: Data, sheet: "SubFigure") -> None:
     lengths = [max(map(len, column)) + 2 for column in zip(*lines, strict=True)]
     shares = [length / sum(lengths) for length in lengths]
     empty = [[""] * len(lengths)]
-    drawn = axes.table(words or empty, colLabels=data["columns"], colWidths=shares, bbox=[0, 0, 1, 1])
+    drawn = axes.table(words or empty, colLabels=data["columns"], colWidths=shares, bbox=Bbox.unit())
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(6.5)
     for (r, c), cell in drawn.get_celld().items():

@@ -4,7 +4,7 @@ import json
 import math
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +106,7 @@ def refer(axes: "Axes", references: Any) -> None:
             axes.plot([], [], color="#777", ls="--", lw=0.8, label=words)
 
 
-def grid(axes: "Axes", along: str = "both") -> None:
+def grid(axes: "Axes", along: Literal["both", "x", "y"] = "both") -> None:
     axes.grid(axis=along, color="#e6e6e3", lw=0.6)
     axes.set_axisbelow(True)
 
