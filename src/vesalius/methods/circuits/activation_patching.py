@@ -118,7 +118,7 @@ def activation_patching(
     if clean_ids.shape != corrupted_ids.shape or not len(clean_ids) == len(answers) == len(foils):
         raise VesaliusError(
             f"{tuple(clean_ids.shape)} clean and {tuple(corrupted_ids.shape)} corrupted tokens, {len(answers)} "
-            f"answers and {len(foils)} foils do not pair; expected prompts of one length, with an answer and a foil each"
+            f"answers and {len(foils)} foils do not pair; expected prompts of one length, an answer and a foil each"
         )
     if (clean_ids == corrupted_ids).all(1).any():
         raise VesaliusError("a clean prompt and its corrupted one are the same; there is nothing to patch")
