@@ -171,9 +171,11 @@ def attention(
 ) -> Figure:
     """Attention patterns [head, query, key] over one text.
 
-    The reader picks a head, points at a token, and sees what it attends to or what attends to it.
+    The reader picks a head, points at a token, and sees what it attends to or what attends to it. Weights are
+    kept to a thousandth.
     """
     plain = matrix(patterns, dimensions=(3,), name="patterns of attention")
+    plain = [[[_thousandth(weight) for weight in row] for row in head] for head in plain]
     _, queries, keys = shape(plain)
     same_length({"heads": heads, "patterns": plain})
     same_length({"tokens": tokens, "queries": range(queries), "keys": range(keys)})
@@ -233,6 +235,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str, 
 def group(figures: Iterable[Figure], *, title: str, caption: str = "") -> Figure:
     """Several figures as one, each with its own title and caption."""
     return Figure("group", {"figures": [figure.to_json() for figure in figures]}, title, caption)
+
+
+def _thousandth(weight: float | None) -> float | None:
+    return None if weight is None else round(weight, 3) or 0
 
 
 def _words(values: Sequence[Any] | None) -> list[str] | None:
