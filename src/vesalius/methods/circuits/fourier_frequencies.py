@@ -6,8 +6,8 @@ with Σ_k cos(2πk(a + b - c)/p).
 
 1. The logits of all pairs (a, b) and answers c, without their mean over answers, are projected on
    cos(2πk(a + b - c)/p) for every k from 1 to (p - 1)/2; these directions are orthogonal.
-2. The share of a frequency is that of the logits' variance; it is a key frequency if its share passes what
-   the largest share of a random-init twin passes once in a hundred times.
+2. The share of a frequency is that of the logits' variance; it is a key frequency if its share is at least
+   `least` and passes what the largest share of a random-init twin passes once in a hundred times.
 3. Excluded loss: the loss without that one frequency. Restricted loss: with the key frequencies alone.
 """
 
@@ -94,7 +94,13 @@ class FourierFrequencies(Result):
 @method()
 @torch.no_grad()
 def fourier_frequencies(
-    model: Model, *, p: int | None = None, suffix: list[int] | None = None, twins: int = 5, seed: int = 0
+    model: Model,
+    *,
+    p: int | None = None,
+    suffix: list[int] | None = None,
+    least: float = 0.01,
+    twins: int = 5,
+    seed: int = 0,
 ) -> FourierFrequencies:
     """Key frequencies of addition modulo `p`, their shares of the logits, and the loss without each of them.
 
@@ -119,7 +125,7 @@ def fourier_frequencies(
         [_amplitudes(*_logits(twin, p, suffix or []))[1] for twin in progress(nulls, "random-init twins")]
     )
     chance = family_wise(null)
-    key = [int(k) + 1 for k in shares.argsort(descending=True, stable=True) if shares[k] > chance]
+    key = [int(k) + 1 for k in shares.argsort(descending=True, stable=True) if shares[k] > max(chance, least)]
     waves = _waves(p)
     without = [logits - amplitude * wave[_off(sums, p)] for amplitude, wave in zip(amplitudes, waves)]
     only = sum((amplitudes[k - 1] * waves[k - 1][_off(sums, p)] for k in key), torch.zeros_like(logits))
@@ -133,7 +139,7 @@ def fourier_frequencies(
         loss=F.cross_entropy(logits, sums).item(),
         restricted=F.cross_entropy(only, sums).item(),
         accuracy=(logits.argmax(-1) == sums).float().mean().item(),
-        choices={"suffix": suffix or [], "centring": "over answers", "pairs": "all"},
+        choices={"suffix": suffix or [], "least": least, "centring": "over answers", "pairs": "all"},
     )
 
 
