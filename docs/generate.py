@@ -1,6 +1,6 @@
 """Write the pages that are made from the code: one for each analysis, and the table of the benchmarks.
 
-    python docs/generate.py
+python docs/generate.py
 """
 
 import inspect

@@ -1,4 +1,4 @@
-"""Bad input gets one sentence: what was given, what was expected, the nearest valid thing. Nothing half-written stays."""
+"""Bad input gets one sentence: what was given, expected, the nearest valid thing. Nothing half-written stays."""
 
 import json
 import os
@@ -122,14 +122,18 @@ class Payload:
 
 
 def test_a_pickle_is_refused_and_not_run(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"})
+    )
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Payload()))
     with pytest.raises(vs.VesaliusError) as raised:
         vs.load(tmp_path)
     assert "pytorch_model.bin" in sentence(raised)
 
 
-@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\x03\x00\x00\x00" + b"\xff" * 64, b"PK\x03\x04 not a gguf file"])
+@pytest.mark.parametrize(
+    "content", [b"", b"GGUF", b"GGUF\x03\x00\x00\x00" + b"\xff" * 64, b"PK\x03\x04 not a gguf file"]
+)
 def test_a_damaged_gguf_file(tmp_path, content):
     (tmp_path / "net.gguf").write_bytes(content)
     with pytest.raises(vs.VesaliusError) as raised:
@@ -216,7 +220,17 @@ def test_an_edit_of_another_shape(model):
         (torch.tensor([[2048]]), "0 to 2047"),
         (torch.tensor([[-1]]), "-1"),
     ],
-    ids=["empty text", "empty text in a list", "floats", "3-d", "no position", "too long", "long text", "id too large", "negative"],
+    ids=[
+        "empty text",
+        "empty text in a list",
+        "floats",
+        "3-d",
+        "no position",
+        "too long",
+        "long text",
+        "id too large",
+        "negative",
+    ],
 )
 def test_inputs_that_a_model_cannot_read(model, inputs, said):
     with pytest.raises(vs.VesaliusError) as raised:
@@ -317,7 +331,9 @@ def test_a_disk_that_is_full_leaves_nothing(small_network, tmp_path, words):
     """A limit on the size of files makes the kernel refuse a write in the middle, as a full disk does."""
     words = [word.replace("MODEL", str(small_network)).replace("OUT", str(tmp_path)) for word in words]
     limited = ["bash", "-c", 'ulimit -f 4; exec "$@"', "bash", sys.executable, "-m", "vesalius.cli", *words]
-    run = subprocess.run(limited, capture_output=True, text=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    run = subprocess.run(
+        limited, capture_output=True, text=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    )
     assert run.returncode == cli.BAD_INPUT, run.stderr
     assert "Traceback" not in run.stderr and run.stderr.splitlines()[-1].startswith("vesalius: ")
     assert not list(tmp_path.iterdir())
@@ -326,7 +342,9 @@ def test_a_disk_that_is_full_leaves_nothing(small_network, tmp_path, words):
 @pytest.mark.parametrize("words", WRITERS.values(), ids=WRITERS)
 def test_a_place_that_cannot_be_written(small_network, tmp_path, words, capsys):
     (tmp_path / "file").touch()
-    words = [word.replace("MODEL", str(small_network)).replace("OUT", str(tmp_path / "file")) for word in words]
+    words = [
+        word.replace("MODEL", str(small_network)).replace("OUT", str(tmp_path / "file")) for word in words
+    ]
     assert cli.run(words) == cli.BAD_INPUT
     assert capsys.readouterr().err.splitlines()[-1].startswith("vesalius: ")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

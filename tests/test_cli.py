@@ -77,7 +77,9 @@ def test_every_parameter_of_a_method_is_an_option_of_its_command(name, capsys):
     assert cli.run([name.replace("_", "-"), "--help"]) == 0
     shown = capsys.readouterr().out
     for parameter in methods()[name].parameters.values():
-        assert cli.option_type(parameter.annotation) is not None, f"{name}: {parameter} cannot be given on the command line"
+        assert cli.option_type(parameter.annotation) is not None, (
+            f"{name}: {parameter} cannot be given on the command line"
+        )
         assert f"--{parameter.name.replace('_', '-')}" in shown
 
 
@@ -86,7 +88,12 @@ def test_an_analysis_prints_a_table_or_json_and_saves_and_draws(small_network, t
     assert "copying_heads" in capsys.readouterr().out
     arguments = ["--draws", "200", "--heads", "0.0", "--heads", "1.1", "--json"]
     saved, drawn = tmp_path / "saved", tmp_path / "drawn.html"
-    assert cli.run(["copying-heads", str(small_network), *arguments, "--save", str(saved), "--figure", str(drawn)]) == 0
+    assert (
+        cli.run(
+            ["copying-heads", str(small_network), *arguments, "--save", str(saved), "--figure", str(drawn)]
+        )
+        == 0
+    )
     answer = json.loads(capsys.readouterr().out)
     assert answer["provenance"]["parameters"]["draws"] == 200
     assert answer["heads"] == vs.Result.load(saved).heads == ["0.0", "1.1"]
@@ -128,8 +135,12 @@ def test_dissect_goes_on_after_an_analysis_that_cannot(small_network, tmp_path, 
     assert "failed: there is nothing to end" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device", "x"), ZeroDivisionError()])
-def test_a_dissection_that_breaks_off_leaves_nothing_and_keeps_what_was_there(small_network, tmp_path, two_methods, error):
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device", "x"), ZeroDivisionError()]
+)
+def test_a_dissection_that_breaks_off_leaves_nothing_and_keeps_what_was_there(
+    small_network, tmp_path, two_methods, error
+):
     two_methods["error"] = vs.VesaliusError("first")
     model = vs.load(small_network)
     dissect(model, out=tmp_path / "study")
@@ -162,7 +173,15 @@ def test_dissect_replaces_a_study_and_refuses_any_other_folder(small_network, tm
 
 
 def test_ctrl_c_ends_with_one_sentence_and_no_study(small_network, tmp_path):
-    command = [sys.executable, "-m", "vesalius.cli", "dissect", str(small_network), "--out", str(tmp_path / "study")]
+    command = [
+        sys.executable,
+        "-m",
+        "vesalius.cli",
+        "dissect",
+        str(small_network),
+        "--out",
+        str(tmp_path / "study"),
+    ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None and process.stderr.readline().startswith("[1/")
         time.sleep(0.05)

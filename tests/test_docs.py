@@ -1,4 +1,4 @@
-"""The documentation is true: its code runs, prints what it says, makes the figures it shows, and its links lead somewhere."""
+"""The documentation is true: its code runs, prints and draws what it shows, and its links lead somewhere."""
 
 import importlib.util
 import re
@@ -33,7 +33,9 @@ def test_code_of_a_page_runs_and_prints_what_the_page_shows(page, tmp_path, monk
     monkeypatch.setattr(sys.modules["vesalius.method"], "_registry", registry)
     for block, printed in zip(pages.blocks(page), pages.run(page, tmp_path), strict=True):
         if block.output is not None:
-            assert pages.agree(block.output, printed), f"{page.name}:{block.line} prints\n{printed}\nnot\n{block.output}"
+            assert pages.agree(block.output, printed), (
+                f"{page.name}:{block.line} prints\n{printed}\nnot\n{block.output}"
+            )
     made_elsewhere = {link for link in pages.images(page) if not (tmp_path / link).exists()}
     assert not made_elsewhere, f"{page.name} shows figures that its code does not make: {made_elsewhere}"
 

@@ -39,7 +39,9 @@ def imported(tmp_path_factory) -> set[str]:
     """The modules that `import vesalius` adds to those of torch and numpy, in a process of its own."""
     folder = tmp_path_factory.mktemp("empty")
     environment = {"PYTHONPATH": str(PACKAGE.parent), "PATH": "", "HOME": str(folder)}
-    run = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, cwd=folder, env=environment)
+    run = subprocess.run(
+        [sys.executable, "-c", PROBE], capture_output=True, text=True, cwd=folder, env=environment
+    )
     assert run.returncode == 0, run.stderr
     return set(json.loads(run.stdout))
 
@@ -59,7 +61,11 @@ def test_only_access_registers_hooks(wanted):
     assert users in ([], ["access.py"])
 
 
-@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE))
+)
 def test_no_module_uses_the_global_generator_or_a_pickle(file):
     text = file.read_text(encoding="utf-8")
-    assert not re.search(r"\b(torch\.manual_seed|np\.random\.\w+\(|numpy\.random\.\w+\(|pickle\.load|weights_only=False)", text)
+    assert not re.search(
+        r"\b(torch\.manual_seed|np\.random\.\w+\(|numpy\.random\.\w+\(|pickle\.load|weights_only=False)", text
+    )

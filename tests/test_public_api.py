@@ -29,9 +29,6 @@ def test_every_analysis_is_an_attribute(name):
 
 
 def test_functions_stay_functions_after_their_modules_are_imported():
-    import vesalius.dissect
-    import vesalius.method
-    import vesalius.methods
 
     assert vs.dissect is vs.__getattr__("dissect")
     assert callable(vs.dissect) and callable(vs.methods) and callable(vs.method)
@@ -39,4 +36,4 @@ def test_functions_stay_functions_after_their_modules_are_imported():
 
 def test_a_wrong_name_is_answered_with_the_nearest():
     with pytest.raises(AttributeError, match="the nearest is copying_heads"):
-        vs.copying_head  # noqa: B018
+        vs.copying_head

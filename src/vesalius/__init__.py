@@ -9,7 +9,7 @@ Every analysis is an attribute too, imported when it is first used:
 
 from typing import Any
 
-import vesalius.methods  # before the function of that name, which would otherwise be replaced by the package
+import vesalius.methods  # noqa: F401 (before the function of that name, or the package would replace it)
 from vesalius.access import Recording, intervene, record, sites_of
 from vesalius.edits import add, at, clamp, freeze, mean, patch, project_out, resample, set_to, zero
 from vesalius.errors import VesaliusError, nearest

@@ -67,9 +67,10 @@ class Trunk:
         from transformers import DynamicCache
 
         cache, batch = DynamicCache(), 1
-        for layer, pair in enumerate(self.keys_values):
+        for layer, pair in enumerate(self.keys_values or ()):
             batch += len(rows.get(layer, ()))
-            cache.update(*(value[:, :, :start].expand(batch, -1, -1, -1) for value in pair), layer)
+            keys, values = (value[:, :, :start].expand(batch, -1, -1, -1) for value in pair)
+            cache.update(keys, values, layer)
         return cache
 
 

@@ -97,7 +97,9 @@ def _show_version(wanted: bool) -> bool:
 
 @app.callback()
 def _vesalius(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Open a trained network and see what it computes, and how we know."""
@@ -118,7 +120,11 @@ def dissect(
     console = stdout()
     console.print(summary_table(dissection.headlines()))
     for name, reason in dissection.study.skipped.items():
-        console.print(f"{'not made' if name in dissection.failed else 'skipped'}: {name}: {reason}", markup=False, highlight=False)
+        console.print(
+            f"{'not made' if name in dissection.failed else 'skipped'}: {name}: {reason}",
+            markup=False,
+            highlight=False,
+        )
     console.print(f"\nreport: {dissection.report}", markup=False, highlight=False, soft_wrap=True)
     return BAD_INPUT if dissection.failed else 0
 
@@ -130,14 +136,14 @@ def models() -> None:
     from vesalius.recipes import RECIPES
 
     present = zoo.names()
-    absent = [f"zoo/{name}" for name in RECIPES if f"zoo/{name}" not in present]
+    absent = [short for short in RECIPES if f"zoo/{short}" not in present]
     for name in present:
         card = json_format.loads((zoo.folder(name) / "card.json").read_text(encoding="utf-8"))
         steps = zoo.checkpoints(name)
         note = f" ({len(steps)} checkpoints: {steps[0]} …)" if steps else ""
         print(f"{name:<16} {card.get('title', '')}{note}")
-    for name in absent:
-        print(f"{name:<16} {RECIPES[name.removeprefix('zoo/')].title} (not here; vesalius train {name.removeprefix('zoo/')})")
+    for short in absent:
+        print(f"{f'zoo/{short}':<16} {RECIPES[short].title} (not here; vesalius train {short})")
 
 
 @app.command()
@@ -152,7 +158,9 @@ def sites(model: Annotated[str, MODEL]) -> None:
 def train(
     name: Annotated[str, typer.Argument(help="a network of the zoo, such as attn-2l", metavar="NAME")],
     out: Annotated[Path | None, typer.Option(help="Folder of the network; the cache if not given.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps; the recipe's own number if not given.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps; the recipe's own number if not given.")
+    ] = None,
     corpus: Annotated[Path | None, typer.Option(help="A folder of .txt files to learn from instead.")] = None,
     seed: int = 0,
 ) -> None:
@@ -175,7 +183,9 @@ def addresses(model: "Model") -> list[str]:
     for paths in seen.values():
         first, last = paths[0], paths[-1]
         kind = type(model.module.get_submodule(first)).__name__
-        lines.append(f"  {(first if first == last else f'{first} … {last}') or '(the whole network)':<60} {kind}")
+        lines.append(
+            f"  {(first if first == last else f'{first} … {last}') or '(the whole network)':<60} {kind}"
+        )
     return lines
 
 
@@ -208,12 +218,23 @@ def _command(method: "Method") -> Any:
         else:
             stdout().print(summary_table((method.name, headline) for headline in result.headlines()))
 
-    first = inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[str, MODEL])
-    options = [_option(parameter) for parameter in method.parameters.values() if option_type(parameter.annotation)]
+    first = inspect.Parameter(
+        "model", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[str, MODEL]
+    )
+    options = [
+        _option(parameter) for parameter in method.parameters.values() if option_type(parameter.annotation)
+    ]
     own = [
         _keyword("json", bool, False, typer.Option("--json", help="Print the whole result as JSON.")),
-        _keyword("save", Path | None, None, typer.Option(help="Save the result as this folder.", metavar="DIR")),
-        _keyword("figure", Path | None, None, typer.Option(help="Draw the figure: .html, .svg, .png or .pdf.", metavar="FILE")),
+        _keyword(
+            "save", Path | None, None, typer.Option(help="Save the result as this folder.", metavar="DIR")
+        ),
+        _keyword(
+            "figure",
+            Path | None,
+            None,
+            typer.Option(help="Draw the figure: .html, .svg, .png or .pdf.", metavar="FILE"),
+        ),
     ]
     parameters = [first, *options, *own]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -230,7 +251,9 @@ def _option(parameter: inspect.Parameter) -> inspect.Parameter:
 
 
 def _keyword(name: str, kind: Any, default: Any, option: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, option], default=default)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, option], default=default
+    )
 
 
 def option_type(annotation: Any) -> Any:

@@ -89,13 +89,21 @@ class Model:
     d_model = property(lambda self: self.shape.d_model)
     d_head = property(lambda self: self.shape.d_head)
     d_mlp = property(lambda self: self.shape.d_mlp)
-    d_vocab = property(lambda self: self.shape.d_vocab)
-    n_ctx = property(lambda self: self.shape.n_ctx)
     n_parameters = property(lambda self: sum(p.numel() for p in self.module.parameters()))
     device = property(lambda self: next(self.module.parameters()).device)
     dtype = property(lambda self: next(self.module.parameters()).dtype)
 
-    @cached_property
+    @property
+    def d_vocab(self) -> int:
+        """How many tokens there are (classes, of a classifier)."""
+        return self.shape.d_vocab
+
+    @property
+    def n_ctx(self) -> int:
+        """How many tokens the network reads at most."""
+        return self.shape.n_ctx
+
+    @property
     def kinds(self) -> frozenset[str]:
         """What this model has, as methods ask for it: tokens, attention, causal, attention_only, no_norm, mlp, tokenizer."""
         kinds = {"tokenizer"} if self.tokenizer else set()

@@ -32,7 +32,12 @@ def progress_of(total: int) -> Iterator[Callable[[str], None]]:
 
     console = stderr()
     started, begun, part = time.monotonic(), 0, ""
-    columns = [TextColumn("{task.description:<44.44}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn()]
+    columns = [
+        TextColumn("{task.description:<44.44}"),
+        BarColumn(),
+        TextColumn("{task.fields[count]}"),
+        TimeElapsedColumn(),
+    ]
     bar = Progress(*columns, TextColumn("{task.fields[left]}"), console=console, transient=True)
     bar.disable = not console.is_terminal
     task = bar.add_task("", total=total, count=f"0/{total}", left="")
@@ -42,12 +47,20 @@ def progress_of(total: int) -> Iterator[Callable[[str], None]]:
         begun, part = begun + 1, name
         tell("", 0, None)
         if bar.disable and total > 1:
-            console.print(f"[{begun}/{total}] {name}{_left(started, begun - 1, total)}", markup=False, highlight=False)
+            console.print(
+                f"[{begun}/{total}] {name}{_left(started, begun - 1, total)}", markup=False, highlight=False
+            )
 
     def tell(what: str, done: int, out_of: int | None) -> None:
         finished = begun - 1 + (done / out_of if out_of else 0)
         description = f"{part}: {what}" if what else part
-        bar.update(task, completed=finished, description=description, count=f"{begun}/{total}", left=_left(started, finished, total))
+        bar.update(
+            task,
+            completed=finished,
+            description=description,
+            count=f"{begun}/{total}",
+            left=_left(started, finished, total),
+        )
 
     with bar, watching(tell):
         yield begin
@@ -85,7 +98,11 @@ def summary_table(rows: Iterable[tuple[str, Headline]]) -> "Table":
     table.add_column("verdict", no_wrap=True)
     last = None
     for analysis, headline in rows:
-        interval = "" if headline.interval is None else f"{number(headline.interval[0])} … {number(headline.interval[1])}"
+        interval = (
+            ""
+            if headline.interval is None
+            else f"{number(headline.interval[0])} … {number(headline.interval[1])}"
+        )
         claim = Text.assemble(headline.claim, (f" ({headline.note})" if headline.note else "", "dim"))
         numbers = map(Text, (number(headline.value), number(headline.control), interval))
         verdict = Text(headline.verdict, style=VERDICT_STYLES[headline.verdict])

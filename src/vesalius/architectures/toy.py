@@ -153,7 +153,9 @@ class Attention(nn.Module):
             rearrange(heads, "batch pos (head d_head) -> batch head pos d_head", head=self.n_heads)
             for heads in (self.q_proj(at), self.k_proj(at), self.v_proj(x))
         )
-        return (turn(q, position), turn(k, position), v) if rotary else (q, k, v)
+        if position is None or not rotary:
+            return q, k, v
+        return turn(q, position), turn(k, position), v
 
 
 class MLP(nn.Module):
@@ -175,7 +177,7 @@ def init(model: ToyTransformer, seed: int) -> ToyTransformer:
     Biases are 0, norms 1, positions sinusoids. Two models of one shape and one seed are equal to the bit.
     """
     generator = torch.Generator().manual_seed(seed)
-    writers = sum(1 + block.has_mlp for block in model.blocks)
+    writers = sum(1 + block.has_mlp for block in model.blocks)  # pyright: ignore
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name == "positions":

@@ -18,8 +18,10 @@ from vesalius.errors import VesaliusError
 class Vocabulary(Protocol):
     """Anything that knows how many tokens it has, and which of them begins a text."""
 
-    d_vocab: int
-    bos: int | None
+    @property
+    def d_vocab(self) -> int: ...
+    @property
+    def bos(self) -> int | None: ...
 
 
 def repeated_random_tokens(

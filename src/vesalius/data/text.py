@@ -17,10 +17,14 @@ HELDOUT = Path(__file__).parent.parent / "zoo" / "heldout.txt"
 class Reader(Protocol):
     """Anything that turns a text into one row of token ids, beginning with `bos` if there is one."""
 
-    n_ctx: int
-    d_vocab: int
-    bos: int | None
-    kinds: frozenset[str]
+    @property
+    def n_ctx(self) -> int: ...
+    @property
+    def d_vocab(self) -> int: ...
+    @property
+    def bos(self) -> int | None: ...
+    @property
+    def kinds(self) -> frozenset[str]: ...
 
     def tokens(self, text: str) -> Int[Tensor, "batch pos"]: ...
 

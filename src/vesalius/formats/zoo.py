@@ -37,12 +37,16 @@ def folder(name: str) -> Path:
     for home in (SHIPPED, cache_folder() / "zoo"):
         if (home / short / "card.json").is_file():
             return home / short
-    raise VesaliusError(f"'{name}' is not in the zoo; it has {', '.join(names()) or 'nothing yet'}{nearest(name, names())}")
+    raise VesaliusError(
+        f"'{name}' is not in the zoo; it has {', '.join(names()) or 'nothing yet'}{nearest(name, names())}"
+    )
 
 
 def checkpoints(name: str) -> list[str]:
     """The checkpoints of a network's training, in order of steps, as names that `load` opens."""
-    return [f"{name}/{path.stem}" for path in sorted((folder(name) / "checkpoints").glob("step-*.safetensors"))]
+    return [
+        f"{name}/{path.stem}" for path in sorted((folder(name) / "checkpoints").glob("step-*.safetensors"))
+    ]
 
 
 def read(name: str) -> Parts:
@@ -54,7 +58,9 @@ def read(name: str) -> Parts:
     weights = home / "checkpoints" / f"{step}.safetensors"
     if not weights.is_file():
         steps = checkpoints(f"zoo/{short}")
-        raise VesaliusError(f"'{name}' is not a checkpoint of zoo/{short}; it has {', '.join(steps) or 'none'}{nearest(name, steps)}")
+        raise VesaliusError(
+            f"'{name}' is not a checkpoint of zoo/{short}; it has {', '.join(steps) or 'none'}{nearest(name, steps)}"
+        )
     return read_folder(home, name=name, weights=weights)
 
 
@@ -63,9 +69,9 @@ def read_folder(home: Path, *, name: str | None = None, weights: Path | None = N
 
     Raises VesaliusError for a damaged card, and for weights that are not those of the card's network.
     """
+    from vesalius.formats.checkpoints import dequantise
     from vesalius.formats.tokenizer import load_tokenizer
     from vesalius.formats.weights import load_state
-    from vesalius.formats.checkpoints import dequantise
 
     module = network_of(home / "card.json")
     weights, checkpoint = weights or home / "model.safetensors", weights is not None
@@ -74,7 +80,9 @@ def read_folder(home: Path, *, name: str | None = None, weights: Path | None = N
         module.load_state_dict(dequantise(state) if checkpoint else state)
     except RuntimeError as error:
         problem = " ".join(str(error).split(":", 1)[-1].split())
-        raise VesaliusError(f"{weights} does not hold the network that its card.json describes: {problem}") from None
+        raise VesaliusError(
+            f"{weights} does not hold the network that its card.json describes: {problem}"
+        ) from None
     beside = [path for path in (home / "tokenizer.json", home.parent / "tokenizer.json") if path.is_file()]
     tokenizer = load_tokenizer(beside[0]) if beside else None
     bos = tokenizer.token_to_id("<|bos|>") if tokenizer else None

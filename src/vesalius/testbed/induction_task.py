@@ -31,8 +31,11 @@ def induction_checkpoints(steps: Iterable[int], *, n_layers: int = 2, seed: int 
     module = ToyTransformer(
         n_layers=n_layers, d_model=64, n_heads=4, d_vocab=D_VOCAB, n_ctx=LENGTH + 1, seed=seed
     )
-    optimiser = torch.optim.AdamW(module.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01)
     generator = torch.Generator().manual_seed(seed)
+    assert module.positions is not None
+    for table in (module.embed.weight, module.positions):  # from noise, one as loud as the other
+        torch.nn.init.normal_(table, generator=generator)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01)
     kept = {}
     for step in range(steps[-1] + 1):
         if step in steps:

@@ -18,7 +18,7 @@ patterns alone.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import combinations, pairwise, product
 from math import comb
 from typing import NamedTuple
@@ -74,7 +74,7 @@ class PathTerms(Mapping):
         return self
 
     def __getitem__(self, path: Path) -> Float[Tensor, "batch position token"]:
-        stream = sum(self.sources.values())
+        stream = reduce(torch.add, self.sources.values())
         for (layer, head), pattern in zip(path, self._passed(path), strict=True):
             circuit = self.circuits[layer][head]
             stream = pattern @ (stream @ circuit.left) @ circuit.right
@@ -112,7 +112,7 @@ class PathTerms(Mapping):
     @cached_property
     def by_order(self) -> list[Float[Tensor, "batch position token"]]:
         """The sum of all terms with 0 heads, with 1 head, … up to `order`."""
-        start = sum(self.sources.values())
+        start = reduce(torch.add, self.sources.values())
         streams = [start, *[torch.zeros_like(start)] * self.order]  # by the number of heads passed so far
         for layer, (pattern, circuit) in enumerate(zip(self.patterns, self.circuits, strict=True)):
             for n in range(min(layer + 1, self.order), 0, -1):
@@ -122,7 +122,7 @@ class PathTerms(Mapping):
     @cached_property
     def total(self) -> Float[Tensor, "batch position token"]:
         """The sum of all terms."""
-        return sum(self.by_order)
+        return reduce(torch.add, self.by_order)
 
     @cached_property
     def remainder(self) -> Remainder:
@@ -192,7 +192,7 @@ def path_expansion(
     sources = _sources(model, ids)
     with torch.no_grad():
         if depth == 0:
-            logits, patterns, last = model.logits(ids), [], sum(sources.values())
+            logits, patterns, last = model.logits(ids), [], reduce(torch.add, sources.values())
         else:
             with record(model, _sites(model)) as acts:
                 logits = model.logits(ids)
@@ -255,4 +255,6 @@ def _attend(
 ) -> Float[Tensor, "batch pos d_model"]:
     """What a layer's heads together make of a part of the residual stream, one at a time to stay small."""
     heads = range(pattern.shape[1])
-    return sum(pattern[:, head] @ (stream @ circuit.left[head]) @ circuit.right[head] for head in heads)
+    return reduce(
+        torch.add, (pattern[:, head] @ (stream @ circuit.left[head]) @ circuit.right[head] for head in heads)
+    )
