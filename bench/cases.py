@@ -20,14 +20,28 @@ from vesalius.weights.composition import composition_matrix
 from vesalius.weights.copying import copying_eigenvalues
 
 Side = Callable[[], Callable[[], Tensor]]
-CLASSIC = ["resid_pre@*", "resid_mid@*", "resid_post@*", "q@*", "k@*", "v@*", "pattern@*", "z@*", "attn_out@*", "mlp_out@*", "neurons@*"]
+CLASSIC = [
+    "resid_pre@*",
+    "resid_mid@*",
+    "resid_post@*",
+    "q@*",
+    "k@*",
+    "v@*",
+    "pattern@*",
+    "z@*",
+    "attn_out@*",
+    "mlp_out@*",
+    "neurons@*",
+]
 
 
 @cache
 def gpt2(width: int = 768) -> GPT2LMHeadModel:
     """GPT-2 small, or a narrow one, with seeded random weights; biases and norms random too."""
     generator = torch.Generator().manual_seed(0)
-    module = GPT2LMHeadModel(GPT2Config(n_embd=width, bos_token_id=0, eos_token_id=0, attn_implementation="sdpa")).eval()
+    module = GPT2LMHeadModel(
+        GPT2Config(n_embd=width, bos_token_id=0, eos_token_id=0, attn_implementation="sdpa")
+    ).eval()
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.02 if parameter.dim() > 1 else 0.1))
@@ -43,7 +57,9 @@ def ours(width: int = 768) -> vs.Model:
 def peer(width: int = 768):
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
-    module = GPT2LMHeadModel(GPT2Config(n_embd=width, bos_token_id=0, eos_token_id=0, attn_implementation="eager")).eval()
+    module = GPT2LMHeadModel(
+        GPT2Config(n_embd=width, bos_token_id=0, eos_token_id=0, attn_implementation="eager")
+    ).eval()
     module.load_state_dict(gpt2(width).state_dict())
     return build_bridge_from_module(module, "GPT2LMHeadModel", hf_config=module.config)
 
@@ -129,7 +145,9 @@ def peer_sweep() -> Callable[[], Tensor]:
     def run() -> Tensor:
         clean_logits, cache = bridge.run_with_cache(clean)
         low, high = difference(bridge(corrupted)), difference(clean_logits)
-        return patching.get_act_patch_resid_pre(bridge, corrupted, cache, lambda logits: (difference(logits) - low) / (high - low))
+        return patching.get_act_patch_resid_pre(
+            bridge, corrupted, cache, lambda logits: (difference(logits) - low) / (high - low)
+        )
 
     return run
 

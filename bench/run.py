@@ -16,6 +16,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 ROUNDS = 3
+TIMED_IMPORT = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 IMPORTS = {"ours": "vesalius", "peer": "transformer_lens", "floor": "torch"}
 TARGETS = {"import / transformer_lens": ("ours", "peer", 0.4), "import / torch": ("ours", "floor", 1.2)}
 
@@ -27,7 +28,12 @@ def main(names: list[str]) -> None:
     if not names or "import" in names:
         rows += imports()
     document = {
-        "machine": {"cpu": cpu(), "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()},
+        "machine": {
+            "cpu": cpu(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         "rows": rows,
     }
     (ROOT / "bench" / "results.json").write_text(json.dumps(document, indent=1) + "\n")
@@ -71,7 +77,7 @@ def imports() -> list[dict]:
     """Seconds of `import X` in fresh processes; the fastest of seven."""
     seconds = {
         side: min(float(subprocess.run(
-            [sys.executable, "-c", f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"],
+            [sys.executable, "-c", TIMED_IMPORT.format(module)],
             capture_output=True, text=True, check=True,
         ).stdout.splitlines()[-1]) for _ in range(7))
         for side, module in IMPORTS.items()
@@ -88,7 +94,10 @@ def imports() -> list[dict]:
 
 def cpu() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def table(rows: list[dict]) -> str:
@@ -97,7 +106,10 @@ def table(rows: list[dict]) -> str:
     def show(value: float | None, form: str) -> str:
         return "–" if value is None else format(value, form)
 
-    lines = ["| case | ours s | peer s | time ratio | must be ≤ | memory ratio | must be ≤ | difference | met |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| case | ours s | peer s | time ratio | must be ≤ | memory ratio | must be ≤ | difference | met |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         cells = [
             row["case"], show(row["seconds"]["ours"], ".4f"), show(row["seconds"]["peer"], ".4f"),

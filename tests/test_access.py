@@ -77,7 +77,11 @@ def test_a_call_that_does_not_happen_never_fired():
 
 
 def test_a_recording_sees_the_value_after_every_edit_wherever_it_was_opened(model):
-    with vs.record(model, "z@0") as before, vs.intervene(model, {"z@0[3]": vs.zero()}), vs.record(model, "z@0") as after:
+    with (
+        vs.record(model, "z@0") as before,
+        vs.intervene(model, {"z@0[3]": vs.zero()}),
+        vs.record(model, "z@0") as after,
+    ):
         model(IDS)
     assert torch.equal(before["z@0"], after["z@0"])
     assert before["z@0[3]"].abs().max() == 0
@@ -88,7 +92,11 @@ def test_nested_edits_compose_outermost_first(model):
     double, increment = (lambda value: value * 2), (lambda value: value + 1)
     with vs.record(model, "embed") as plain:
         model(IDS)
-    with vs.intervene(model, {"embed": double}), vs.intervene(model, {"embed": increment}), vs.record(model, "embed") as acts:
+    with (
+        vs.intervene(model, {"embed": double}),
+        vs.intervene(model, {"embed": increment}),
+        vs.record(model, "embed") as acts,
+    ):
         model(IDS)
     assert torch.allclose(acts["embed"], plain["embed"] * 2 + 1)
 
@@ -153,7 +161,11 @@ def test_an_exception_leaves_no_hook_and_no_mode_behind(model):
     def fail(value):
         raise RuntimeError("on purpose")
 
-    with pytest.raises(RuntimeError, match="on purpose"), vs.record(model, "pattern@*"), vs.intervene(model, {"z@1": fail}):
+    with (
+        pytest.raises(RuntimeError, match="on purpose"),
+        vs.record(model, "pattern@*"),
+        vs.intervene(model, {"z@1": fail}),
+    ):
         model(IDS)
     assert hooks(model.module) == 0
     assert torch.equal(model(IDS), alone)
@@ -191,7 +203,10 @@ def test_a_site_that_is_never_reached_raises_for_edits_too(model):
 
 
 def test_an_edit_must_keep_the_shape(model):
-    with pytest.raises(VesaliusError, match=r"returned \(2, 10, 31\)"), vs.intervene(model, {"resid_pre@1": lambda v: v[..., 1:]}):
+    with (
+        pytest.raises(VesaliusError, match=r"returned \(2, 10, 31\)"),
+        vs.intervene(model, {"resid_pre@1": lambda v: v[..., 1:]}),
+    ):
         model(IDS)
 
 

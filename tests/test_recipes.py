@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 import vesalius
 from vesalius.architectures.toy import ToyTransformer
 from vesalius.errors import VesaliusError
+from vesalius.formats.checkpoints import SCALE, dequantise, quantise, read_checkpoint
 from vesalius.recipes import RECIPES, bigrams, measured, train
 from vesalius.recipes.card import INDUCTION, laid_out
-from vesalius.formats.checkpoints import SCALE, dequantise, quantise, read_checkpoint
 from vesalius.recipes.corpus import plain, split
 from vesalius.recipes.tokenizer import encode, load_tokenizer, tokenizer_hash, train_tokenizer
 from vesalius.recipes.training import batch_of, fit

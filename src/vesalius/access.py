@@ -72,7 +72,8 @@ class Recording(Mapping[str, Tensor]):
     def _only_run(self) -> dict[str, Tensor]:
         if len(self.runs) != 1:
             raise VesaliusError(
-                f"{len(self.runs)} forwards ran inside record; to read by address expected one, else use .runs[i][address]"
+                f"{len(self.runs)} forwards ran inside record; to read by address expected one, "
+                "else use .runs[i][address]"
             )
         return self.runs[0]
 
@@ -97,7 +98,11 @@ def record(
     and was addressed without `#CALL`.
     """
     names = _Names(model)
-    targets = [target for site in ([sites] if isinstance(sites, str | Site) else sites) for target in names.targets(site)]
+    targets = [
+        target
+        for site in ([sites] if isinstance(sites, str | Site) else sites)
+        for target in names.targets(site)
+    ]
     acts = Recording(names)
     copies: dict[int, tuple[ref, int, Tensor]] = {}
 
@@ -114,7 +119,8 @@ def record(
             run = acts.runs[-1]
             if label in run:
                 raise VesaliusError(
-                    f"'{address.path}' runs several times in one forward; name the call, as in '{replace(address, call=0, index=None)}'"
+                    f"'{address.path}' runs several times in one forward; "
+                    f"name the call, as in '{replace(address, call=0, index=None)}'"
                 )
             kept = take(value, address)
             run[label] = kept if gradients else _copied(kept, copies)
@@ -155,7 +161,9 @@ def intervene(
             new = edit(old)
             if not isinstance(new, Tensor) or (new.shape != old.shape and not resize) or new.dtype != old.dtype:
                 given = f"{tuple(new.shape)} {new.dtype}" if isinstance(new, Tensor) else type(new).__name__
-                raise VesaliusError(f"the edit at '{target.label}' returned {given}; expected {tuple(old.shape)} {old.dtype}")
+                raise VesaliusError(
+                    f"the edit at '{target.label}' returned {given}; expected {tuple(old.shape)} {old.dtype}"
+                )
             return new if target.address.index is None else _put(value, target.address, new)
 
         return apply
@@ -209,7 +217,8 @@ class _Names:
             return [_Target(str(site), site, self._module(site))]
         if self.architecture is None:
             raise VesaliusError(
-                f"site '{site}' names a role, but {type(self.root).__name__} is not a known architecture; expected PATH[:PORT]"
+                f"site '{site}' names a role, but {type(self.root).__name__} is not a known architecture; "
+                "expected PATH[:PORT]"
             )
         known = self.architecture.sites
         if site.role not in known:
@@ -383,7 +392,9 @@ _taps: WeakKeyDictionary[nn.Module, _Tap] = WeakKeyDictionary()
 
 
 @contextmanager
-def _open(root: nn.Module, operations: list[tuple[_Target, Edit]], kind: str, begin: Callable[[], None]) -> Iterator[None]:
+def _open(
+    root: nn.Module, operations: list[tuple[_Target, Edit]], kind: str, begin: Callable[[], None]
+) -> Iterator[None]:
     """Keep operations open at their targets; a forward of `root` begins a new run and counts calls from 0.
 
     The last operation to close on a module takes its hooks away.

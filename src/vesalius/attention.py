@@ -63,7 +63,12 @@ class AttentionMode(TorchFunctionMode):
                 return self.at("z", edited.to(v.dtype) @ v)
         if k is not every_key or v is not every_value:
             key, value, enable_gqa = k, v, False
-        return self.at("z", F.scaled_dot_product_attention(q, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa))
+        return self.at(
+            "z",
+            F.scaled_dot_product_attention(
+                q, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            ),
+        )
 
     def scored(self, function: Any, query: Tensor, key: Tensor) -> Tensor:
         k = key.transpose(-1, -2)

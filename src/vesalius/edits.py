@@ -38,11 +38,13 @@ def mean(reference: Float[Tensor, "..."] | None = None) -> Edit:
 
 
 def resample(seed: int = 0) -> Edit:
-    """Ablate by exchange: every example gets the value of another example of the batch (a cyclic shift by a random amount)."""
+    """Ablate by exchange: every example gets another's value (a cyclic shift of the batch by a random amount)."""
 
     def edit(value: Tensor) -> Tensor:
         if value.shape[0] < 2:
-            raise VesaliusError(f"resample exchanges the values of a batch's examples; expected 2 or more, got {value.shape[0]}")
+            raise VesaliusError(
+                f"resample exchanges the values of a batch's examples; expected 2 or more, got {value.shape[0]}"
+            )
         generator = torch.Generator().manual_seed(seed)
         shift = int(torch.randint(1, value.shape[0], (1,), generator=generator))
         return value.roll(shift, 0)
@@ -60,7 +62,9 @@ def patch(source: Float[Tensor, "..."]) -> Edit:
 
     def edit(value: Tensor) -> Tensor:
         if source.shape != value.shape:
-            raise VesaliusError(f"patch was given a value of shape {tuple(source.shape)}; expected {tuple(value.shape)}")
+            raise VesaliusError(
+                f"patch was given a value of shape {tuple(source.shape)}; expected {tuple(value.shape)}"
+            )
         return source.to(value)
 
     return edit

@@ -78,17 +78,23 @@ def method(*, needs: Iterable[str] = ()) -> Callable[[Callable[..., Result]], Ca
         @functools.wraps(function)
         def run(model: Any, **parameters: Any) -> Result:
             if not isinstance(model, Model):
-                raise VesaliusError(f"{name} was given a {type(model).__name__}; expected a Model, as vs.load or vs.Model give")
+                raise VesaliusError(
+                    f"{name} was given a {type(model).__name__}; expected a Model, as vs.load or vs.Model give"
+                )
             missing = needed - model.kinds
             if missing:
                 raise VesaliusError(
-                    f"{name} needs a model with {', '.join(sorted(missing))}; {model.name} has {', '.join(sorted(model.kinds))}"
+                    f"{name} needs a model with {', '.join(sorted(missing))}; "
+                    f"{model.name} has {', '.join(sorted(model.kinds))}"
                 )
             _check_names(name, parameters, function)
             started = time.perf_counter()
             with torch.no_grad():
                 result = function(model, **parameters)
-            return replace(result, provenance=_provenance(name, function, parameters, model, time.perf_counter() - started))
+            return replace(
+                result,
+                provenance=_provenance(name, function, parameters, model, time.perf_counter() - started),
+            )
 
         _registry[name] = Method(name, run, needed, room=function.__module__.split(".")[-2:][0])
         return run
@@ -140,10 +146,14 @@ def _check_names(name: str, parameters: dict[str, Any], function: Callable[..., 
     known = list(inspect.signature(function).parameters)[1:]
     for given in parameters:
         if given not in known:
-            raise VesaliusError(f"{name} has no parameter '{given}'; expected {', '.join(known)}{nearest(given, known)}")
+            raise VesaliusError(
+                f"{name} has no parameter '{given}'; expected {', '.join(known)}{nearest(given, known)}"
+            )
 
 
-def _provenance(name: str, function: Callable[..., Result], parameters: dict[str, Any], model: Model, seconds: float) -> dict:
+def _provenance(
+    name: str, function: Callable[..., Result], parameters: dict[str, Any], model: Model, seconds: float
+) -> dict:
     defaults = {p.name: p.default for p in list(inspect.signature(function).parameters.values())[1:]}
     return {
         "method": name,

@@ -71,7 +71,13 @@ class Model:
         Raises VesaliusError if any logit is NaN or infinite.
         """
         output = self(inputs)
-        logits = output if isinstance(output, Tensor) else output["logits"] if isinstance(output, Mapping) else output[0]
+        logits = (
+            output
+            if isinstance(output, Tensor)
+            else output["logits"]
+            if isinstance(output, Mapping)
+            else output[0]
+        )
         if not torch.isfinite(logits).all():
             raise VesaliusError(f"{self.name} computes NaN or infinite logits on this input; expected finite numbers")
         return logits
@@ -105,7 +111,7 @@ class Model:
 
     @property
     def kinds(self) -> frozenset[str]:
-        """What this model has, as methods ask for it: tokens, attention, causal, attention_only, no_norm, mlp, tokenizer."""
+        """What methods ask for: tokens, attention, causal, attention_only, no_norm, mlp, tokenizer."""
         kinds = {"tokenizer"} if self.tokenizer else set()
         if self.architecture is None:
             return frozenset(kinds)
@@ -130,7 +136,9 @@ class Model:
         """
         weights = self._known().weights
         if role not in weights:
-            raise VesaliusError(f"{self.name} has no weight '{role}'; it has {', '.join(weights)}{nearest(role, weights)}")
+            raise VesaliusError(
+                f"{self.name} has no weight '{role}'; it has {', '.join(weights)}{nearest(role, weights)}"
+            )
         if layer is not None and not 0 <= layer < self.n_layers:
             raise VesaliusError(f"{self.name} has no layer {layer}; expected 0 to {self.n_layers - 1}")
         return weights[role](self.module, 0 if layer is None else layer).detach()
@@ -167,7 +175,9 @@ class Model:
 
     def _known(self) -> Architecture:
         if self.architecture is None:
-            raise VesaliusError(f"{self.name} ({type(self.module).__name__}) is not a known architecture; its parts have no role names")
+            raise VesaliusError(
+                f"{self.name} ({type(self.module).__name__}) is not a known architecture; its parts have no role names"
+            )
         return self.architecture
 
     # --------------------------------------------------------------------------------------------------------- text
@@ -179,7 +189,10 @@ class Model:
         """
         rows = [self._encode(one) for one in ([text] if isinstance(text, str) else text)]
         if len({len(row) for row in rows}) > 1:
-            raise VesaliusError(f"texts of {', '.join(str(len(r)) for r in rows)} tokens do not make one tensor; call the model on the list, which pads")
+            raise VesaliusError(
+                f"texts of {', '.join(str(len(r)) for r in rows)} tokens do not make one tensor; "
+                "call the model on the list, which pads"
+            )
         return torch.tensor(rows, device=self.device)
 
     def token(self, text: str) -> int:
@@ -192,7 +205,10 @@ class Model:
             return bare[0]  # a tokenizer that itself puts a space before every text
         if len(ids) != 1:
             pieces = ", ".join(repr(piece) for piece in self.strings(ids))
-            raise VesaliusError(f"'{text}' is {len(ids)} tokens ({pieces}); expected a single token" + (f"; the nearest is {self.strings(ids)[0]!r}" if ids else ""))
+            raise VesaliusError(
+                f"'{text}' is {len(ids)} tokens ({pieces}); expected a single token"
+                + (f"; the nearest is {self.strings(ids)[0]!r}" if ids else "")
+            )
         return ids[0]
 
     def strings(self, ids: Int[Tensor, "pos"] | list[int]) -> list[str]:
@@ -238,7 +254,10 @@ class Model:
 
     def _checked(self, ids: Tensor, mask: Tensor | None) -> Mapping[str, Any]:
         if ids.dim() != 2 or ids.is_floating_point() or ids.numel() == 0:
-            raise VesaliusError(f"{self.name} was given a {ids.dtype} tensor of shape {tuple(ids.shape)}; expected token ids [batch, position]")
+            raise VesaliusError(
+                f"{self.name} was given a {ids.dtype} tensor of shape {tuple(ids.shape)}; "
+                "expected token ids [batch, position]"
+            )
         if ids.shape[1] > self.n_ctx:
             raise VesaliusError(f"the input is {ids.shape[1]} tokens; {self.name} reads at most {self.n_ctx}")
         largest, smallest = int(ids.max()), int(ids.min())

@@ -90,7 +90,9 @@ class Result:
             try:
                 if tensors:
                     save_file(tensors, partial / "tensors.safetensors")
-                    shutil.copymode(partial / "result.json", partial / "tensors.safetensors")  # it writes for one's self
+                    shutil.copymode(
+                        partial / "result.json", partial / "tensors.safetensors"
+                    )  # it writes for one's self
             except SafetensorError as error:
                 raise VesaliusError(f"'{folder}' could not be written: {error}") from None
         return folder

@@ -113,7 +113,8 @@ class Site:
         beyond = [n for n in numbers if n >= n_layers]
         if beyond or not numbers:
             raise VesaliusError(
-                f"site '{self}' names layer {beyond[0] if beyond else self.layers}, but the model has layers 0 to {n_layers - 1}"
+                f"site '{self}' names layer {beyond[0] if beyond else self.layers}, "
+                f"but the model has layers 0 to {n_layers - 1}"
             )
         return numbers
 

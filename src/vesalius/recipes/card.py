@@ -15,9 +15,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from vesalius.architectures.toy import ToyTransformer
+from vesalius.formats.checkpoints import read_checkpoint
 from vesalius.recipes import measured
 from vesalius.recipes.bigrams import bigram_divergence, pair_counts
-from vesalius.formats.checkpoints import read_checkpoint
 
 # the repeated random tokens on which every card is measured
 RANDOM_TEXT = {"length": 100, "rows": 32, "seed": 1}

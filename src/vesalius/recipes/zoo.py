@@ -29,11 +29,11 @@ from torch import Tensor
 
 from vesalius.architectures.toy import ToyTransformer
 from vesalius.errors import VesaliusError, nearest
+from vesalius.formats.checkpoints import write_checkpoint
 from vesalius.formats.zoo import cache_folder
 from vesalius.recipes import measured
 from vesalius.recipes.bigrams import fit_bigrams, pair_counts
 from vesalius.recipes.card import checkpoint_entry, curves, facts, rounded, write_card
-from vesalius.formats.checkpoints import write_checkpoint
 from vesalius.recipes.corpus import corpus as read_corpus
 from vesalius.recipes.tokenizer import encode, load_tokenizer, tokenizer_hash, train_tokenizer
 from vesalius.recipes.training import fit, half, write
