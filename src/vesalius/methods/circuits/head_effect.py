@@ -1,9 +1,10 @@
 """One head on a text: the present token, where the head looks, and what it does to the next token.
 
-The induction visual of Elhage et al. 2021 (transformer-circuits.pub/2021/framework): for some positions of a text,
-the present token, the head's attention from there (weighted by the size of what it would move, ‖A·v·W_O‖, or plain),
-and the head's direct effect on the logit of the true next token, the final norm's scale held. The control asks for
-the effect on the next tokens of other positions, for every head, since the head shown is the best of all.
+The induction visual of Elhage et al. 2021 (transformer-circuits.pub/2021/framework): for some positions of a
+text, the present token, the head's attention from there (weighted by the size of what it would move,
+‖A·v·W_O‖, or plain), and the head's direct effect on the logit of the true next token, the final norm's scale
+held. The control asks for the effect on the next tokens of other positions, for every head, since the head
+shown is the best of all.
 """
 
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class HeadEffect(Result):
     tokens: list
     attention: Float[Tensor, "query key"]
     """Of the head shown, in one row."""
-    effect: Float[Tensor, " query"]
+    effect: Float[Tensor, " next"]
     """Of the head shown, on the token after each query, in the same row."""
     choices: dict
 
@@ -91,9 +92,10 @@ def head_effect(
 ) -> HeadEffect:
     """Where a head looks and what it adds to the logit of the true next token, position by position.
 
-    `head` is "LAYER.HEAD" (None: the one with the largest mean effect). Effects are direct ones, on the true next
-    token's logit minus the mean over the vocabulary. Raises VesaliusError for a head the model has not, and where a
-    norm stands between heads and the residual stream.
+    `text` None: the zoo's held-out sample, or random tokens repeated for a model without tokenizer. `head` is
+    "LAYER.HEAD" (None: the one with the largest mean effect). Effects are direct ones, on the true next
+    token's logit minus the mean over the vocabulary. Raises VesaliusError for a head the model has not, and
+    where a norm stands between heads and the residual stream.
 
     >>> from vesalius.testbed import handwritten_induction
     >>> head_effect(handwritten_induction(), length=41, batch=4).head

@@ -24,7 +24,7 @@ from vesalius.errors import Inapplicable
 from vesalius.figures import Figure
 from vesalius.formats import zoo
 from vesalius.method import method, progress
-from vesalius.metrics import bootstrap_band, family_wise, offset_attention, token_losses
+from vesalius.metrics import bootstrap, bootstrap_band, family_wise, offset_attention, token_losses
 from vesalius.model import Model, load
 from vesalius.result import Headline, Result
 
@@ -41,6 +41,10 @@ class PhaseChange(Result):
     icl: Float[Tensor, " checkpoint"]
     icl_low: Float[Tensor, " checkpoint"]
     icl_high: Float[Tensor, " checkpoint"]
+    icl_gain: list
+    """Change of the score from `before` to the end, row by row: mean, low, high."""
+    before: int
+    """The last checkpoint with less than a tenth of the rise of the largest prefix score."""
     prefix: Float[Tensor, "checkpoint layer head"]
     prefix_low: Float[Tensor, " checkpoint"]
     """Interval of the head that scores most at the checkpoint."""
@@ -72,7 +76,6 @@ class PhaseChange(Result):
             note = "the largest prefix score never leaves chance"
             claim = "step at which induction is half risen"
             return [*rows, Headline(claim, "none", evidence=False, note=note)]
-        after = next(number for number, step in enumerate(self.steps) if step >= self.change)
         rows.append(Headline("step at which induction is half risen", self.change, note=self.choices["rows"]))
         rows.append(
             Headline(
@@ -84,11 +87,16 @@ class PhaseChange(Result):
                 "control: a rise steady in log steps",
             )
         )
-        ends = (self.icl_low[-1].item(), self.icl_high[-1].item())
-        note = f"control: step {self.steps[max(0, after - 1)]}, before the change"
-        before = self.icl[max(0, after - 1)].item()
-        claim = "in-context learning score at the end, nats"
-        return [*rows, Headline(claim, self.icl[-1].item(), before, ends, ends[1] < before, note)]
+        earlier = (self.icl[self.before] - self.icl[0]).item()
+        claim = (
+            f"change of the in-context learning score from step {self.steps[self.before]} to the end, nats"
+        )
+        note = "control: from the first step to that one"
+        value, *interval = self.icl_gain
+        return [
+            *rows,
+            Headline(claim, value, earlier, tuple(interval), None, note),
+        ]
 
     def figure(self) -> Figure:
         x = [step + 1 for step in self.steps]
@@ -97,12 +105,24 @@ class PhaseChange(Result):
         return figures.group(
             [
                 figures.lines(
-                    x, series, title=title, x_label="step + 1", y_label=unit, marks=marks, log_x=True
+                    x,
+                    series,
+                    title=title,
+                    x_label="step + 1",
+                    y_label=unit,
+                    marks=marks,
+                    log_x=True,
+                    bands=bands,
                 )
-                for title, series, unit in (
-                    ("Largest prefix score", best, "attention"),
-                    ("In-context learning score", {"late minus early": self.icl}, "nats"),
-                    ("Loss", {"loss": self.loss}, "nats"),
+                for title, series, unit, bands in (
+                    ("Largest prefix score", best, "attention", None),
+                    (
+                        "In-context learning score",
+                        {"icl": self.icl},
+                        "nats",
+                        {"icl": (self.icl_low, self.icl_high)},
+                    ),
+                    ("Loss", {"loss": self.loss}, "nats", None),
                 )
             ],
             title="The phase change",
@@ -141,12 +161,12 @@ def follow(
     shape."""
     length = min(50, (model.n_ctx - 1) // 2, model.d_vocab - 2)
     repeated = repeated_random_tokens(model, length=length, batch=batch, seed=seed)
-    rows, sample = sample_rows(model, text, length=model.n_ctx, limit=2 * batch, seed=seed)
+    rows, sample = sample_rows(model, text, length=model.n_ctx, limit=6 * batch, seed=seed)
     losses, scores, prefixes = [], [], []
-    for checkpoint in progress(list(checkpoints), "checkpoints"):
+    for checkpoint in progress(checkpoints, "checkpoints"):
         loss = torch.cat([_losses(checkpoint, part) for part in rows.split(4)])
         late, early = loss.shape[1], min(50, loss.shape[1] // 4)
-        window = max(1, early // 4)
+        window = max(1, min(32, early - 1))
         losses.append(loss.mean())
         scores.append(loss[:, late - window :].mean(1) - loss[:, early - window : early].mean(1))
         prefixes.append(_prefix(checkpoint, repeated, length))
@@ -164,6 +184,8 @@ def follow(
     left = bounds[0][0][int(rise.argmax())] > chance and rise.max() - rise[0] > 0.1
     change = _half_way(steps, rise) if left else None
     sudden, steady = _suddenness(steps, rise)
+    before = int((rise - rise[0] < (rise.max() - rise[0]) / 10).nonzero()[-1]) if left else 0
+    gain = icl[-1] - icl[before]
     late_token = rows.shape[1] - 1
     choices = {
         "rows": sample,
@@ -174,6 +196,8 @@ def follow(
         torch.stack(losses),
         icl.mean(1),
         *bounds[1],
+        [gain.mean().item(), *bootstrap(gain, seed=seed)],
+        before,
         mean,
         *bounds[0],
         chance,
