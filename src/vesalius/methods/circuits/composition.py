@@ -123,7 +123,7 @@ class Composition(Result):
             for e in edges
         ]
         columns = ["mode", "early", "late", "score", "excess", "z", "p"]
-        rows = [[f"{e[c]:.3g}" if isinstance(e[c], float) else e[c] for c in columns] for e in edges]
+        rows = [[edge[column] for column in columns] for edge in edges]
         loudest = (
             self.virtual.nan_to_num(nan=-1.0)
             .flatten()
@@ -132,7 +132,7 @@ class Composition(Result):
         )
         pairs = [divmod(number, len(self.heads)) for number in loudest]
         virtual = [
-            [self.heads[a], self.heads[b], f"{self.virtual[a, b]:.2f}", f"{self.virtual_z[a, b]:.1f}"]
+            [self.heads[a], self.heads[b], self.virtual[a, b].item(), self.virtual_z[a, b].item()]
             for a, b in pairs
         ]
         first, last = self.heads[0].split(".")[0], self.heads[-1].split(".")[0]

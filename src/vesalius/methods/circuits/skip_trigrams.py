@@ -144,7 +144,7 @@ class SkipTrigrams(Result):
         drawn.append(table(["source", "destination", *columns[3 + k :]], sums, title="All heads together"))
         if self.bugs:
             bugs = [
-                [b["head"], b["says"], b["also"], f"{b['raised']:.2f}", f"{b['apart']:.2f}"]
+                [b["head"], b["says"], b["also"], b["raised"], b["apart"]]
                 for b in self.bugs
             ]
             named = ["head", "says", "and so also", "raised", "told apart by the direct path"]
@@ -293,7 +293,8 @@ def _rows(
 
 
 def _reads(words: list[str], source: int | Tensor, destination: Tensor, out: Tensor) -> str:
-    return f"{words[source]} … {words[destination]} → {words[out]}"
+    shown = [words[token].replace(" ", "␣").replace("\n", "↵") for token in (source, destination, out)]
+    return "{} … {} → {}".format(*shown)
 
 
 def _together(
