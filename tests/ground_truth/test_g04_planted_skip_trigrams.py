@@ -1,7 +1,9 @@
 """G4, planted skip-trigrams: the table read off the weights gives the four rules the text was written by.
 
 Truth: [30] … [34 or 35] → [30], 31 → 31, 32 → 36, 33 → 37; in the control text the same tokens stand in the
-same places and no rule holds. MEASURED
+same places and no rule holds. Measured: after 600 and after 1,200 steps, seeds 0 and 1, all four outs come
+first, by 1.1 to 6.1 logits; by the method after 600 steps of seed 0, both destinations lead the rows of at
+least three sources, and no rule is read off the control.
 """
 
 import pytest

@@ -4,11 +4,12 @@ Truth: repeated random blocks can only be predicted by looking for what followed
 with 16 different tokens a model that knows which tokens are still to come, and no more, loses ln(16!)/16 =
 1.92 nats.
 
-Measured over seeds 0, 1, 2. Two layers: largest prefix score at most .08 at step 100, .13 at 300, .78 .79 .71
-at 500, where the loss on the repetition is .03 .02 .03 nats; head copying and key matching above .99. One
-layer: at most .12 and 2.00 2.13 2.22 nats. Without all of layer 0: .10 .10 .09 and 3.21 3.21 3.11 nats. The
-single ablation that hurts most (prefix .43 .25 .36) is that of the head with the largest previous-token score
-(.44 .52 .49); the role is shared, so no single one need break the circuit.
+Measured over seeds 0, 1, 2. Two layers: largest prefix score .12 .08 .11 at step 100, .67 .66 .62 at 200, .84
+.85 .78 at 400 (.96 at 1500, seed 0), half risen at step 150 157 153; loss on the repetition at 400 .01 .01 .16
+nats; copying and key matching of the induction heads above .98. One layer: at most .12 .15 .12 and 2.3 nats.
+Without all of layer 0: .11 .12 .14 and 3.2 3.1 3.1 nats. The single ablation that hurts most (.47 .12 .43) is
+that of the strongest previous-token head for seeds 0 and 1; for seed 2 two heads share the role, so no single
+one need be it.
 """
 
 import functools
@@ -18,6 +19,7 @@ import pytest
 import vesalius as vs
 from vesalius.data.repeated import repeated_random_tokens
 from vesalius.methods.circuits.induction_heads import induction_heads
+from vesalius.methods.circuits.phase_change import follow
 from vesalius.metrics import offset_attention, token_losses
 from vesalius.testbed import induction_checkpoints
 
@@ -51,8 +53,8 @@ def assert_emergence(seed: int) -> None:
     course = {step: measured(model) for step, model in trained(2, seed).items()}
     assert course[100][0] <= 0.15 and course[400][0] >= 0.55
     assert course[100][1] > 2.8 and course[400][1] < 0.5
-    assert max(measured(model)[0] for model in trained(1, seed).values()) <= 0.15
-    assert measured(trained(1, seed)[400])[1] > 1.8
+    assert max(measured(model)[0] for model in trained(1, seed).values()) <= 0.2
+    assert measured(trained(1, seed)[400])[1] > 2.0
 
 
 def assert_built_on_layer_0(model: vs.Model) -> None:
@@ -71,6 +73,14 @@ def test_the_tool_finds_the_heads_once_they_are_there():
     assert found.found and all(layer == 1 for layer, _ in found.found)
     assert found.copying[tuple(found.found[0])] > 0.9 and found.matching[tuple(found.found[0])] > 0.9
     assert induction_heads(trained(1, 0)[400], length=LENGTH).found == []
+
+
+def test_the_phase_change_is_found_where_it_is():
+    course = trained(2, 0)
+    result = follow(course[400], list(course), course.values(), text=None, batch=8, seed=0)
+    assert 100 <= result.change <= 350 and result.sudden > result.steady
+    single = trained(1, 0)
+    assert follow(single[400], list(single), single.values(), text=None, batch=8, seed=0).change is None
 
 
 def test_induction_is_built_on_layer_0():

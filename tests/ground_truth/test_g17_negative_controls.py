@@ -1,11 +1,10 @@
 """G17, negative controls: where there is nothing to find, the analyses find nothing.
 
 Truth: networks with random weights. At level .01, twenty of them may give one false alarm an analysis, and
-no more. Measured over more of them (d_model 32; 200, 100 or 60 networks), networks with a false alarm:
-activation_patching 0, attention_patterns 3, bigrams 0 of 200; composition 5, copying_heads 0,
-direct_logit_attribution 0, in_context_learning 1, induction_ablation 1, induction_heads 0, logit_lens 3,
-phase_change 0 of 100; skip_trigrams 0, term_importance 3 of 60. That of composition is .01 on other draws
-(1 of 150), so 5 is more than it gives in the long run.
+no more. Measured on more of them (d_model 32, seeds from 1000): activation_patching 0, attention_patterns 3,
+bigrams 0 of 200; composition 5, copying_heads 0, direct_logit_attribution 0, in_context_learning 1,
+induction_ablation 1, induction_heads 0, logit_lens 3, phase_change 0 of 100; skip_trigrams 0, term_importance
+3 of 60. The p-values of composition on 900 networks: 15 below .01.
 """
 
 import json
@@ -39,7 +38,7 @@ def false_alarms(name: str, seed: int, home: Path) -> list[str]:
         arguments["seed"] = seed
     if "checkpoints" in method.parameters:
         arguments["checkpoints"] = checkpoints(home, seed)
-    result = method.function(random_attn(**SHAPE, seed=1000 + seed), **arguments)
+    result = method.function(random_attn(**SHAPE, seed=seed), **arguments)
     return [headline.claim for headline in result.headlines() if headline.evidence]
 
 
