@@ -44,7 +44,7 @@ def test_tells_split_tokens_from_copies():
     assert found.shuffled["[ab]…[a]→[b]"] < 4
     verdicts = {headline.claim: headline.evidence for headline in found.headlines()}
     assert verdicts["rows [ab]…[a]→[b]"] and not verdicts["rows [b]…[a]→[b]"]
-    assert " Ralph … R → alph" in [row["reads"] for row in found.rows]
+    assert "␣Ralph … R → alph" in [row["reads"] for row in found.rows]
 
 
 def test_the_handwritten_copier_copies_every_token_it_writes():
