@@ -118,26 +118,21 @@ class InductionHeads(Result):
             )
         ]
         if self.matching is not None:
-            labels = [
-                f"{layer}.{head}" for layer in range(panels.shape[1]) for head in range(panels.shape[2])
-            ]
-            groups = ["induction" if self._is_found(label) else "other" for label in labels]
+            pairs = [(layer, head) for layer in range(panels.shape[1]) for head in range(panels.shape[2])]
+            pairs.sort(key=lambda pair: list(pair) in self.found)  # the last are drawn on top
             drawn.append(
                 figures.scatter(
-                    self.copying.flatten(),
-                    self.matching.flatten(),
+                    [self.copying[pair].item() for pair in pairs],
+                    [self.matching[pair].item() for pair in pairs],
                     title="Induction from weights alone",
-                    labels=labels,
+                    labels=[f"{layer}.{head}" for layer, head in pairs],
                     x_label="copying (OV)",
                     y_label="matching (QK through a previous-token head)",
-                    groups=groups,
+                    groups=["induction" if list(pair) in self.found else "other" for pair in pairs],
                     caption=self.choices["weights"],
                 )
             )
         return figures.group(drawn, title=f"Induction heads: {len(self.found)} found")
-
-    def _is_found(self, label: str) -> bool:
-        return label in {f"{layer}.{head}" for layer, head in self.found}
 
 
 @method(needs=("tokens", "attention", "causal"))
