@@ -14,6 +14,7 @@ from torch.overrides import _get_current_function_mode_stack
 import vesalius as vs
 from vesalius import access
 from vesalius.architectures.toy import angles, turn
+from vesalius.errors import Inapplicable
 from vesalius.method import methods
 from vesalius.testbed import handwritten_induction, random_attn
 
@@ -225,7 +226,10 @@ def test_methods_never_write_into_what_was_recorded(name, monkeypatch):
         return kept
 
     monkeypatch.setattr(access, "_copied", watched)
-    method.function(model)
+    try:
+        method.function(model)
+    except Inapplicable as reason:
+        pytest.skip(str(reason))
     assert all(kept._version == version for kept, version in handed), "a recorded tensor was changed in place"
     del model.hash
     assert model.hash == before and hooks(model) == 0

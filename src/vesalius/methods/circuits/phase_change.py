@@ -145,7 +145,7 @@ def phase_change(
     the zoo). `text` None: the zoo's held-out sample, or random tokens repeated for a model without
     tokenizer. Raises VesaliusError if there are fewer than three checkpoints.
     """
-    names = zoo.checkpoints(model.name) if checkpoints is None else checkpoints
+    names = checkpoints or (zoo.checkpoints(model.name) if model.name in zoo.names() else [])
     if len(names) < 3:
         raise Inapplicable(
             f"{model.name} has {len(names)} checkpoints; a change needs three, early, middle and late"
