@@ -21,9 +21,21 @@ from vesalius.study import Study
 from vesalius.terminal import progress_of
 
 ORDER = (
-    "bigrams", "skip_trigrams", "copying_heads", "composition", "induction_heads", "induction_ablation",
-    "term_importance", "attention_patterns", "logit_lens", "direct_logit_attribution", "in_context_learning",
-)  # fmt: skip
+    "bigrams",
+    "skip_trigrams",
+    "copying_heads",
+    "composition",
+    "induction_heads",
+    "induction_ablation",
+    "head_effect",
+    "term_importance",
+    "attention_patterns",
+    "logit_lens",
+    "direct_logit_attribution",
+    "activation_patching",
+    "in_context_learning",
+    "phase_change",
+)
 """The order in which the battery reads; analyses that are not named follow by name."""
 
 
