@@ -48,8 +48,8 @@ def test_the_gap_is_called_a_gap(tmp_path):
     for d_model in (50, 8):
         headlines = bigrams(planted_bigram(d_model=d_model), corpus=str(text), chunks=10_000).headlines()
         verdicts[d_model] = next(headline for headline in headlines if "gap" in headline.claim)
-    assert verdicts[50].evidence is True and "recovered" in verdicts[50].note
-    assert verdicts[8].evidence is False and "recovered" not in verdicts[8].note
+    assert verdicts[50].evidence is True and verdicts[50].value < 0.01
+    assert verdicts[8].evidence is False and verdicts[8].value > 0.2
 
 
 def sample(table: torch.Tensor, length: int) -> list[int]:
