@@ -2,9 +2,9 @@
 
 Truth: networks with random weights. At level .01, twenty of them may give one false alarm an analysis, and
 no more. Measured on more of them (d_model 32, seeds from 1000): activation_patching 0, attention_patterns 3,
-bigrams 0 of 200; composition 5, copying_heads 0, direct_logit_attribution 0, in_context_learning 1,
+bigrams 0 of 200; composition 2, copying_heads 0, direct_logit_attribution 0, in_context_learning 1,
 induction_ablation 1, induction_heads 0, logit_lens 3, phase_change 0 of 100; skip_trigrams 0, term_importance
-3 of 60. The p-values of composition on 900 networks: 15 below .01.
+3 of 60.
 """
 
 import json

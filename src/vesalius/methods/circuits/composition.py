@@ -9,7 +9,8 @@ Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"
    variance known in closed form for a turn drawn uniformly from the orthogonal group. So every pair of heads
    has a null of its own, and a head of low rank, whose C scatters widely by chance, is held to a higher mark
    than a Gaussian head.
-2. Its upper tail is that of the gamma distribution of this mean and variance. The p-value of a pair is
+2. Its upper tail is about that of the gamma distribution of this mean and variance: on a million random pairs
+   p-values of 2e-5 came 2.5 times too often at d_model 32, 2.1 at 64, 1.6 at 256. So p-values are tripled, and
    multiplied by the number of pairs in all three modes (Bonferroni).
 3. Virtual heads: two heads in a row move W_OV^early W_OV^late. They are ranked by ‖W_E W_OV^early W_OV^late
    W_U‖, in logits, against the same null.
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from vesalius.figures import Figure
 
 LEVEL = 0.01
+TAIL = 3
+"""How much too light the gamma tail may be."""
 """Chance of any false alarm among all pairs and modes of a random network."""
 MODES = ("Q", "K", "V")
 
@@ -231,7 +234,7 @@ def _against_random(model: Model, measure: Measure, norm: Norm) -> tuple[Tensor,
         for kept, found in zip((raw, mean, z, p), (score, chance, deviation, tail)):
             kept.append(found)
     p = torch.stack(p)
-    return torch.stack(raw), torch.stack(mean), torch.stack(z), (p * p.isfinite().sum()).clamp(max=1)
+    return torch.stack(raw), torch.stack(mean), torch.stack(z), (TAIL * p * p.isfinite().sum()).clamp(max=1)
 
 
 def _random_placement(
