@@ -72,6 +72,7 @@ def test_svd_is_that_of_the_dense_matrix(m, r, n, batch):
     U, S, Vh = matrix.svd()
     close((U * S[..., None, :]) @ Vh, matrix.dense())
     close(S, torch.linalg.svdvals(matrix.dense())[..., : S.shape[-1]])
+    close(matrix.singular_values(), S)
     close(U.mT @ U, torch.eye(S.shape[-1], dtype=torch.float64).expand(*batch, -1, -1))
 
 

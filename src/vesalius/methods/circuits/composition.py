@@ -214,7 +214,7 @@ def composition(
 def _against_random(model: Model, measure: Measure, norm: Norm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Scores, their mean, z and p-value under random placement, each [mode, early, late]."""
     ov, qk = (
-        torch.cat([circuits(model, layer, norm=norm).svd().S.double() for layer in range(model.n_layers)])
+        torch.cat([circuits(model, l, norm=norm).singular_values().double() for l in range(model.n_layers)])
         for circuits in (all_ov, all_qk)
     )
     if measure == "projection_kernel":
