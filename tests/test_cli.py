@@ -13,7 +13,7 @@ import pytest
 
 import vesalius as vs
 from vesalius import cli
-from vesalius.dissect import battery, dissect
+from vesalius.dissection import battery, dissect
 from vesalius.errors import Inapplicable
 from vesalius.method import method, methods
 from vesalius.result import Headline, Result
@@ -57,7 +57,7 @@ def two_methods(monkeypatch):
         return Counted(0)
 
     registry = dict(sys.modules["vesalius.method"]._registry)
-    monkeypatch.setattr(sys.modules["vesalius.dissect"], "methods", lambda: registry)
+    monkeypatch.setattr(sys.modules["vesalius.dissection"], "methods", lambda: registry)
     return behaviour
 
 

@@ -55,7 +55,7 @@ def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(name)
     if name == "dissect":
-        from vesalius.dissect import dissect as found
+        from vesalius.dissection import dissect as found
     elif name in methods():
         found = methods()[name].function
     else:

@@ -111,7 +111,7 @@ def dissect(
     out: Annotated[Path | None, typer.Option(help="Folder of the study; runs/NAME if not given.")] = None,
 ) -> int:
     """Run every analysis that fits a model and write a study: report.html for people, study.json for programs."""
-    from vesalius.dissect import dissect
+    from vesalius.dissection import dissect
     from vesalius.model import load
     from vesalius.terminal import stdout, summary_table
 

@@ -108,7 +108,7 @@ class Factored:
             raise VesaliusError(f"Eigenvalues need a square matrix; this one is {rows} x {columns}.")
         return torch.linalg.eigvals(self.right @ self.left if self.rank <= rows else self.dense())
 
-    def singular_values(self) -> Float[Tensor, "*batch r"]:
+    def singular_values(self) -> Float[Tensor, "*batch s"]:
         """The singular values alone, for half the work of `svd`."""
         return torch.linalg.svdvals(self._small())
 
@@ -116,7 +116,7 @@ class Factored:
         """Frobenius norm, as that of R_left R_rightᵀ: as accurate as that of the product itself."""
         return torch.linalg.matrix_norm(self._small())
 
-    def _small(self) -> Float[Tensor, "*batch r r"]:
+    def _small(self) -> Float[Tensor, "*batch _ _"]:
         """A small matrix of the same singular values, R_left R_rightᵀ of the factors' QR decompositions."""
         R_left = torch.linalg.qr(self.left, mode="r").R
         R_right = torch.linalg.qr(self.right.mT, mode="r").R
