@@ -21,7 +21,7 @@ from vesalius.terminal import duration
 
 
 @dataclass(frozen=True)
-class Counted(Result):
+class LayersCounted(Result):
     """How many layers a model has."""
 
     layers: int
@@ -42,19 +42,19 @@ def two_methods(monkeypatch):
     behaviour = {}
 
     @method()
-    def counted(model: vs.Model, *, times: int = 1) -> Counted:
+    def counted(model: vs.Model, *, times: int = 1) -> LayersCounted:
         """Count the layers."""
-        return Counted(model.n_layers * times)
+        return LayersCounted(model.n_layers * times)
 
     @method()
-    def ending(model: vs.Model) -> Counted:
+    def ending(model: vs.Model) -> LayersCounted:
         """End as the test says."""
         raise behaviour["error"]
 
     @method(needs=("eyes",))
-    def seeing(model: vs.Model) -> Counted:
+    def seeing(model: vs.Model) -> LayersCounted:
         """See."""
-        return Counted(0)
+        return LayersCounted(0)
 
     registry = dict(sys.modules["vesalius.method"]._registry)
     monkeypatch.setattr(sys.modules["vesalius.dissection"], "methods", lambda: registry)

@@ -1,5 +1,6 @@
 """What `vesalius` offers is exactly one list, and the analyses."""
 
+import importlib
 import inspect
 
 import pytest
@@ -29,8 +30,8 @@ def test_every_analysis_is_an_attribute(name):
 
 
 def test_functions_stay_functions_after_their_modules_are_imported():
-
-    assert vs.dissect is vs.__getattr__("dissect")
+    for module in ("dissection", "method", "methods"):
+        importlib.import_module(f"vesalius.{module}")
     assert callable(vs.dissect) and callable(vs.methods) and callable(vs.method)
 
 

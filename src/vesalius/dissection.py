@@ -60,7 +60,7 @@ def dissect(model: Model, *, out: str | Path | None = None) -> Dissection:
     """
     folder = Path(out) if out is not None else Path("runs") / re.sub(r"[^\w.-]+", "-", model.name).strip("-.")
     fitting, skipped = battery(model)
-    if not fitting:
+    if model.architecture is None or not fitting:
         kinds = ", ".join(sorted(model.kinds)) or "no known architecture"
         raise VesaliusError(f"no analysis fits {model.name}, which has {kinds}")
     if folder.exists() and not (folder / "study.json").exists() and any(folder.iterdir()):

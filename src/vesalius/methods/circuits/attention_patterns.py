@@ -27,7 +27,7 @@ from vesalius.result import Headline, Result
 class AttentionPatterns(Result):
     """Patterns of one row, `[layer, head, query, key]`, and means over all rows, `[layer, head]`."""
 
-    patterns: Float[Tensor, "layer head query key"]
+    patterns: Float[Tensor, "shown head query key"]
     tokens: list
     layers: list
     """The layers that `patterns` shows; the statistics are of all."""
