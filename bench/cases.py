@@ -44,7 +44,9 @@ def gpt2(width: int = 768) -> GPT2LMHeadModel:
     ).eval()
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.02 if parameter.dim() > 1 else 0.1))
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=generator) * (0.02 if parameter.dim() > 1 else 0.1)
+            )
     return module
 
 

@@ -52,7 +52,10 @@ def measured(name: str, case) -> dict:
                 if done.returncode:
                     raise SystemExit(f"{name}, {side}: {done.stderr[-2000:]}")
                 sides[side].append(json.loads(done.stdout.splitlines()[-1]))
-                print(f"{name} {side} {turn + 1}/{ROUNDS}: {min(sides[side][-1]['seconds']):.4f} s", file=sys.stderr)
+                print(
+                    f"{name} {side} {turn + 1}/{ROUNDS}: {min(sides[side][-1]['seconds']):.4f} s",
+                    file=sys.stderr,
+                )
         difference = None if case.agree is None else apart(Path(folder))
     seconds = {side: min(s for run in runs for s in run["seconds"]) for side, runs in sides.items()}
     memory = {side: max(run["peak_mb"] for run in runs) for side, runs in sides.items()}

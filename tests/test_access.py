@@ -113,7 +113,9 @@ def test_zeroing_a_head_takes_exactly_its_write_away(model):
 @pytest.mark.parametrize("port", ["q", "k", "v", "pattern", "z"])
 def test_every_port_inside_attention_can_be_replaced(model, port):
     alone = model(IDS)
-    with vs.intervene(model, {f"{port}@1": lambda value: value * 0.5 if port != "pattern" else value.roll(1, -1)}):
+    with vs.intervene(
+        model, {f"{port}@1": lambda value: value * 0.5 if port != "pattern" else value.roll(1, -1)}
+    ):
         assert not torch.allclose(model(IDS), alone)
     with vs.intervene(model, {f"{port}@1": lambda value: value.clone()}):
         assert torch.allclose(model(IDS), alone, atol=1e-6)
@@ -211,7 +213,10 @@ def test_an_edit_must_keep_the_shape(model):
 
 
 def test_a_role_of_an_unknown_architecture_says_so():
-    with pytest.raises(VesaliusError, match="not a known architecture"), vs.record(nn.Linear(2, 2), "resid_post@0"):
+    with (
+        pytest.raises(VesaliusError, match="not a known architecture"),
+        vs.record(nn.Linear(2, 2), "resid_post@0"),
+    ):
         pass
 
 

@@ -20,7 +20,9 @@ class Sample(Result):
     note: str | None = None
 
     def headlines(self):
-        return [Headline("largest", float(self.scores.max()), control=0.1, interval=(0.5, 2.0), evidence=True)]
+        return [
+            Headline("largest", float(self.scores.max()), control=0.1, interval=(0.5, 2.0), evidence=True)
+        ]
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from vesalius.errors import VesaliusError
 from vesalius.site import GLOBAL_ROLES, LAYERED_ROLES, PORTS, Site
 
-names = st.lists(st.from_regex(r"[a-z][a-z_]{0,6}|[0-9]{1,2}", fullmatch=True), min_size=1, max_size=4).map(".".join)
+names = st.lists(st.from_regex(r"[a-z][a-z_]{0,6}|[0-9]{1,2}", fullmatch=True), min_size=1, max_size=4).map(
+    ".".join
+)
 indices = st.one_of(
     st.none(),
     st.integers(0, 500),

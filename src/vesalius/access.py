@@ -57,7 +57,9 @@ class Recording(Mapping[str, Tensor]):
             return run[str(site)]
         if str(site.whole()) in run:
             return take(run[str(site.whole())], site)
-        raise VesaliusError(f"'{key}' was not recorded; recorded were {', '.join(run)}{nearest(str(key), run)}")
+        raise VesaliusError(
+            f"'{key}' was not recorded; recorded were {', '.join(run)}{nearest(str(key), run)}"
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._only_run())
@@ -80,7 +82,11 @@ class Recording(Mapping[str, Tensor]):
 
 @contextmanager
 def record(
-    model: Opened | nn.Module, sites: str | Site | Iterable[str | Site], *, stop: bool = False, gradients: bool = False
+    model: Opened | nn.Module,
+    sites: str | Site | Iterable[str | Site],
+    *,
+    stop: bool = False,
+    gradients: bool = False,
 ) -> Iterator[Recording]:
     """Record the activations at `sites` of every forward of `model` within the block.
 
@@ -159,7 +165,11 @@ def intervene(
             fired.add(target.label)
             old = take(value, target.address)
             new = edit(old)
-            if not isinstance(new, Tensor) or (new.shape != old.shape and not resize) or new.dtype != old.dtype:
+            if (
+                not isinstance(new, Tensor)
+                or (new.shape != old.shape and not resize)
+                or new.dtype != old.dtype
+            ):
                 given = f"{tuple(new.shape)} {new.dtype}" if isinstance(new, Tensor) else type(new).__name__
                 raise VesaliusError(
                     f"the edit at '{target.label}' returned {given}; expected {tuple(old.shape)} {old.dtype}"
@@ -168,7 +178,9 @@ def intervene(
 
         return apply
 
-    with _open(names.root, [(target, editor(target, edit)) for target, edit in targets], "edits", lambda: None):
+    with _open(
+        names.root, [(target, editor(target, edit)) for target, edit in targets], "edits", lambda: None
+    ):
         yield
     _demand([target for target, _ in targets], fired)
 
@@ -256,7 +268,9 @@ def _demand(targets: Iterable[_Target], fired: set[str]) -> None:
             where = f"'{address.path or 'the whole network'}' ({type(module).__name__})"
             inside = address.port in ATTENTION_PORTS
             why = f"no attention was computed in {where}" if inside else f"module {where} did not run"
-            raise VesaliusError(f"site '{label}' never fired: {why}{' that many times' if address.call else ''}")
+            raise VesaliusError(
+                f"site '{label}' never fired: {why}{' that many times' if address.call else ''}"
+            )
 
 
 # --------------------------------------------------------------------------------------------------- parts of values
@@ -264,9 +278,13 @@ def _demand(targets: Iterable[_Target], fired: set[str]) -> None:
 
 def _axis(value: Tensor, site: Site) -> int:
     axis = 1 if site.port in ATTENTION_PORTS or value.dim() == 4 else value.dim() - 1
-    largest = site.index if isinstance(site.index, int) else max(site.index) if isinstance(site.index, tuple) else 0
+    largest = (
+        site.index if isinstance(site.index, int) else max(site.index) if isinstance(site.index, tuple) else 0
+    )
     if largest >= value.shape[axis]:
-        raise VesaliusError(f"index {largest} of site '{site}' is out of range; expected 0 to {value.shape[axis] - 1}")
+        raise VesaliusError(
+            f"index {largest} of site '{site}' is out of range; expected 0 to {value.shape[axis] - 1}"
+        )
     return axis
 
 

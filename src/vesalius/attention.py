@@ -26,13 +26,17 @@ class AttentionMode(TorchFunctionMode):
         self.is_open, self.apply = is_open, apply
         self.pattern: Tensor | None = None
 
-    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         if function not in _WATCHED:
             return function(*args, **(kwargs or {}))
         if function is F.scaled_dot_product_attention:
             return self.fused(*args, **(kwargs or {}))
         if function in _MATMULS and len(args) == 2 and args[0].dim() == args[1].dim() == 4:
-            return self.weighted(function, *args) if self.pattern is not None else self.scored(function, *args)
+            return (
+                self.weighted(function, *args) if self.pattern is not None else self.scored(function, *args)
+            )
         result = function(*args, **(kwargs or {}))
         if function in _SOFTMAXES and result.dim() == 4:
             self.pattern = result = self.at("pattern", result)
@@ -84,7 +88,9 @@ def _for_each_query_head(value: Tensor, heads: int) -> Tensor:
     return value if value.shape[1] == heads else value.repeat_interleave(heads // value.shape[1], dim=1)
 
 
-def _attention_pattern(q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None) -> Tensor:
+def _attention_pattern(
+    q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
+) -> Tensor:
     scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-1, -2)
     if is_causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()

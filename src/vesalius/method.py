@@ -134,7 +134,11 @@ def watching(watcher: Watcher) -> Iterator[None]:
 
 def _check_signature(function: Callable[..., Result]) -> None:
     first, *rest = inspect.signature(function).parameters.values()
-    loose = [p.name for p in rest if p.kind is not p.KEYWORD_ONLY or p.default is p.empty or p.annotation is p.empty]
+    loose = [
+        p.name
+        for p in rest
+        if p.kind is not p.KEYWORD_ONLY or p.default is p.empty or p.annotation is p.empty
+    ]
     if first.name != "model" or loose or not inspect.getdoc(function):
         raise TypeError(
             f"method {function.__name__} must read (model, *, name: type = default, …) with a docstring"
@@ -163,7 +167,11 @@ def _provenance(
         "architecture": model.architecture.name if model.architecture else None,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
-        "versions": {"vesalius": _version("vesalius"), "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "vesalius": _version("vesalius"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         "threads": torch.get_num_threads(),
         "seconds": round(seconds, 3),
     }

@@ -79,7 +79,9 @@ class Model:
             else output[0]
         )
         if not torch.isfinite(logits).all():
-            raise VesaliusError(f"{self.name} computes NaN or infinite logits on this input; expected finite numbers")
+            raise VesaliusError(
+                f"{self.name} computes NaN or infinite logits on this input; expected finite numbers"
+            )
         return logits
 
     # ---------------------------------------------------------------------------------------------------- its parts
@@ -197,7 +199,12 @@ class Model:
 
     def token(self, text: str) -> int:
         """The id of a text that is one single token; "#12" is token 12 of a model without tokenizer."""
-        if self.tokenizer is None and text.startswith("#") and text[1:].isdecimal() and int(text[1:]) < self.d_vocab:
+        if (
+            self.tokenizer is None
+            and text.startswith("#")
+            and text[1:].isdecimal()
+            and int(text[1:]) < self.d_vocab
+        ):
             return int(text[1:])
         ids = self._tokenizer().encode(text, add_special_tokens=False).ids
         bare = self._tokenizer().encode(text[1:], add_special_tokens=False).ids
@@ -218,7 +225,9 @@ class Model:
             return [f"#{number}" for number in numbers]
         pieces = [self.tokenizer.id_to_token(number) or f"#{number}" for number in numbers]
         texts = [self.tokenizer.decode([number], skip_special_tokens=False) for number in numbers]
-        spaced = [piece.replace("\N{LOWER ONE EIGHTH BLOCK}", " ") for piece in pieces]  # SentencePiece's space
+        spaced = [
+            piece.replace("\N{LOWER ONE EIGHTH BLOCK}", " ") for piece in pieces
+        ]  # SentencePiece's space
         return [
             space if space != piece else text if text and "\N{REPLACEMENT CHARACTER}" not in text else piece
             for piece, space, text in zip(pieces, spaced, texts, strict=True)
@@ -246,8 +255,12 @@ class Model:
         if isinstance(inputs, list) and inputs and isinstance(inputs[0], str):
             rows = [self._encode(text) for text in inputs]
             longest = max(map(len, rows))
-            ids = torch.tensor([row + [self.bos or 0] * (longest - len(row)) for row in rows], device=self.device)
-            mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.device)
+            ids = torch.tensor(
+                [row + [self.bos or 0] * (longest - len(row)) for row in rows], device=self.device
+            )
+            mask = torch.tensor(
+                [[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.device
+            )
             return self._checked(ids, None if bool(mask.all()) else mask)
         ids = torch.as_tensor(inputs, device=self.device)
         return self._checked(ids[None] if ids.dim() == 1 else ids, None)
@@ -263,11 +276,15 @@ class Model:
         largest, smallest = int(ids.max()), int(ids.min())
         if largest >= self.d_vocab or smallest < 0:
             wrong = largest if smallest >= 0 else smallest
-            raise VesaliusError(f"token id {wrong} is out of range; {self.name} has ids 0 to {self.d_vocab - 1}")
+            raise VesaliusError(
+                f"token id {wrong} is out of range; {self.name} has ids 0 to {self.d_vocab - 1}"
+            )
         return {"input_ids": ids} if mask is None else {"input_ids": ids, "attention_mask": mask}
 
 
-def load(name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, download: bool = False) -> Model:
+def load(
+    name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, download: bool = False
+) -> Model:
     """Open a network by name: `zoo/NAME`, a local folder, a `.gguf` file, or a Hugging Face id.
 
     Nothing is fetched unless `download` says so. Only safetensors, GGUF and `weights_only` files are read; a pickle
@@ -277,7 +294,9 @@ def load(name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.fl
     from vesalius.formats.weights import check_finite
 
     if not str(name):
-        raise VesaliusError("the name of the model is empty; expected zoo/NAME, a folder, a .gguf file or a hub id")
+        raise VesaliusError(
+            "the name of the model is empty; expected zoo/NAME, a folder, a .gguf file or a hub id"
+        )
     parts = _read(str(name), dtype, download)
     check_finite(dict(parts.module.named_parameters()), name=parts.name)
     model = Model(

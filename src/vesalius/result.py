@@ -80,7 +80,9 @@ class Result:
         """Write the result as a folder, whole or not at all; an existing saved result is replaced."""
         folder = Path(folder)
         if folder.exists() and not (folder / "result.json").exists() and any(folder.iterdir()):
-            raise VesaliusError(f"'{folder}' exists and is not a saved result; expected a new or empty folder")
+            raise VesaliusError(
+                f"'{folder}' exists and is not a saved result; expected a new or empty folder"
+            )
         tensors: dict[str, Tensor] = {}
         values = {name: _detach(value, name, tensors) for name, value in _fields(self).items()}
         document = {"schema": SCHEMA, "kind": type(self).__name__, "fields": values}
@@ -119,7 +121,9 @@ class Result:
         stored, known = set(document["fields"]), {f.name for f in dataclasses.fields(kind)}
         if stored != known:
             differing = ", ".join(sorted(stored ^ known))
-            raise VesaliusError(f"'{folder}' was saved by another version; its {kind.__name__} differs in {differing}")
+            raise VesaliusError(
+                f"'{folder}' was saved by another version; its {kind.__name__} differs in {differing}"
+            )
         return kind(**{name: _attach(value, tensors) for name, value in document["fields"].items()})
 
 
@@ -141,7 +145,9 @@ def _detach(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return str(value)
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    raise TypeError(f"field {name} of a result is a {type(value).__name__}; expected a tensor or a JSON value")
+    raise TypeError(
+        f"field {name} of a result is a {type(value).__name__}; expected a tensor or a JSON value"
+    )
 
 
 def _attach(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -69,7 +69,9 @@ class Site:
         if layers is not None or (name in ROLES and port is None):
             return cls._parse_role(name, layers, port, call, index, text)
         if port is not None and port not in PORTS:
-            raise VesaliusError(f"'{port}' in site '{text}' is not a port; expected one of {', '.join(PORTS)}")
+            raise VesaliusError(
+                f"'{port}' in site '{text}' is not a port; expected one of {', '.join(PORTS)}"
+            )
         return cls(path=name, port=port or "out", call=call, index=index)
 
     @classmethod
@@ -79,12 +81,16 @@ class Site:
                 f"'{role}' in site '{text}' is not a role; expected one of {', '.join(ROLES)}{nearest(role, ROLES)}"
             )
         if port is not None or call is not None:
-            raise VesaliusError(f"site '{text}' names a role, which takes no :PORT and no #CALL; expected ROLE@LAYER")
+            raise VesaliusError(
+                f"site '{text}' names a role, which takes no :PORT and no #CALL; expected ROLE@LAYER"
+            )
         if (role in GLOBAL_ROLES) != (layers is None):
             want = f"'{role}' alone" if role in GLOBAL_ROLES else f"a layer, as in '{role}@0' or '{role}@*'"
             raise VesaliusError(f"site '{text}' is incomplete; expected {want}")
         if layers is not None and not re.fullmatch(r"\*|\d+(-\d+)?(,\d+(-\d+)?)*", layers):
-            raise VesaliusError(f"'{layers}' in site '{text}' is not a layer; expected a number, 0-3, 0,2 or *")
+            raise VesaliusError(
+                f"'{layers}' in site '{text}' is not a layer; expected a number, 0-3, 0,2 or *"
+            )
         return cls(role=role, layers=layers, index=index)
 
     def __str__(self) -> str:

@@ -182,7 +182,9 @@ def _effects(
         model(rows)
 
     def end(site: str) -> Float[Tensor, "row d_model"]:
-        value = require_finite(acts[site], site).reshape(*rows.shape, -1)[:, -1]  # OPT's MLP has no batch axis
+        value = require_finite(acts[site], site).reshape(*rows.shape, -1)[
+            :, -1
+        ]  # OPT's MLP has no batch axis
         return value if value.dtype is torch.float64 else value.float()
 
     names, writes = ["embed"], [end("resid_pre@0")]

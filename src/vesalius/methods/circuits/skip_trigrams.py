@@ -143,10 +143,7 @@ class SkipTrigrams(Result):
         sums = [[t["source"], t["destination"], *cells(t["outs"], t["effects"])] for t in self.together]
         drawn.append(table(["source", "destination", *columns[3 + k :]], sums, title="All heads together"))
         if self.bugs:
-            bugs = [
-                [b["head"], b["says"], b["also"], b["raised"], b["apart"]]
-                for b in self.bugs
-            ]
+            bugs = [[b["head"], b["says"], b["also"], b["raised"], b["apart"]] for b in self.bugs]
             named = ["head", "says", "and so also", "raised", "told apart by the direct path"]
             drawn.append(table(named, bugs, title="Bugs of factorisation", caption="Logits."))
         if self.counts:
