@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import vesalius as vs
-from vesalius.branches import trunk
+from vesalius.branches import trunks
 from vesalius.methods.circuits.activation_patching import Pair
 from vesalius.weights.circuits import full_ov
 from vesalius.weights.composition import composition_matrix
@@ -126,11 +126,11 @@ LENGTH, ANSWER, FOIL = 12, 100, 200
 
 
 def our_sweep() -> Callable[[], Tensor]:
-    model, clean, corrupted = ours(), ids(1, LENGTH, 1)[0], ids(1, LENGTH, 2)[0]
+    model, prompts = ours(), torch.cat([ids(1, LENGTH, 2), ids(1, LENGTH, 1)])
 
     def run() -> Tensor:
-        pair = Pair(trunk(model, corrupted), trunk(model, clean), ANSWER, FOIL)
-        low, high = pair.difference(pair.base.logits), pair.difference(pair.source.logits)
+        pair = Pair(*trunks(model, prompts), answer=ANSWER, foil=FOIL)
+        low, high = pair.difference(pair.base.end), pair.difference(pair.source.end)
         return (pair.residual() - low) / (high - low)
 
     return run

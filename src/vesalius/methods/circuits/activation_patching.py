@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vesalius import figures
-from vesalius.branches import Trunk, trunk
+from vesalius.branches import Trunk, trunks
 from vesalius.data.repeated import repeated_random_tokens
 from vesalius.errors import VesaliusError
 from vesalius.figures import Figure
@@ -30,7 +30,7 @@ DRAWS = 16
 """Noise vectors in the control of one cell."""
 ROWS = 256
 """Rows of a batch at most, heads of several layers together."""
-TOGETHER = 4
+TOGETHER = 2
 """Positions that share a forward: fewer make it shorter, more make it fuller."""
 
 
@@ -123,9 +123,10 @@ def activation_patching(
     if (clean_ids == corrupted_ids).all(1).any():
         raise VesaliusError("a clean prompt and its corrupted one are the same; there is nothing to patch")
     base, source = (corrupted_ids, clean_ids) if direction == "denoise" else (clean_ids, corrupted_ids)
-    runs = [Pair(trunk(model, b), trunk(model, s), a, f) for b, s, a, f in zip(base, source, answers, foils)]
-    unpatched = torch.stack([pair.difference(pair.base.logits) for pair in runs]).mean()
-    span = torch.stack([pair.difference(pair.source.logits) for pair in runs]).mean() - unpatched
+    prompts = zip(torch.stack([base, source], 1), answers, foils)
+    runs = [Pair(*trunks(model, both), answer=a, foil=f) for both, a, f in prompts]
+    unpatched = torch.stack([pair.difference(pair.base.end) for pair in runs]).mean()
+    span = torch.stack([pair.difference(pair.source.end) for pair in runs]).mean() - unpatched
     if span.abs() < 1e-6:
         raise VesaliusError(
             "clean and corrupted prompts give the same logit difference; there is nothing to locate"
@@ -193,19 +194,21 @@ class Pair:
         """The first position at which they differ: nothing before it can be patched to any effect."""
         return int((self.base.ids != self.source.ids)[0].nonzero()[0])
 
-    def difference(self, logits: Float[Tensor, "*row d_vocab"]) -> Float[Tensor, "*row"]:
-        return (logits[..., self.answer].float() - logits[..., self.foil].float()).cpu()
+    def difference(self, end: Float[Tensor, "*branch d_model"]) -> Float[Tensor, "*branch"]:
+        """Logit of the answer minus that of the foil."""
+        logits = self.base.logits(end, [self.answer, self.foil]).float().cpu()
+        return logits[..., 0] - logits[..., 1]
 
     def residual(self) -> Float[Tensor, "layer pos"]:
         """Logit difference with each position of each layer's input patched."""
         layers, length = self.base.residual.shape[:2]
-        found = self.difference(self.base.logits).repeat(layers, length)
+        found = self.difference(self.base.end).repeat(layers, length)
         for positions in torch.arange(self.first, length).split(TOGETHER):
             start, each = self.base.start(int(positions[0])), torch.arange(len(positions))
             rows = self.base.residual[:, None, start:].repeat(1, len(positions), 1, 1)
             rows[:, each, positions - start] = self.source.residual[:, positions]
-            logits = self.base.branch(start, dict(enumerate(rows)))
-            found[:, positions] = self.difference(logits).reshape(layers, -1)
+            ends = self.base.branch(start, dict(enumerate(rows)))
+            found[:, positions] = self.difference(ends).reshape(layers, -1)
         return found
 
     def heads(self) -> Float[Tensor, "layer head"]:
