@@ -21,17 +21,7 @@ from vesalius.weights.copying import copying_eigenvalues
 
 Side = Callable[[], Callable[[], Tensor]]
 CLASSIC = [
-    "resid_pre@*",
-    "resid_mid@*",
-    "resid_post@*",
-    "q@*",
-    "k@*",
-    "v@*",
-    "pattern@*",
-    "z@*",
-    "attn_out@*",
-    "mlp_out@*",
-    "neurons@*",
+    f"{role}@*" for role in ["resid_pre", "resid_mid", "resid_post", "q", "k", "v", "pattern", "z", "mlp_out"]
 ]
 
 
@@ -122,14 +112,23 @@ def run_with_cache(width: int, batch: int, length: int) -> Side:
 
 # ------------------------------------------------------------------------------------------------------- patch sweep
 
-LENGTH, ANSWER, FOIL = 12, 100, 200
+LENGTH = 12
+
+
+def clean_and_corrupted() -> tuple[Tensor, Tensor, int, int]:
+    """Two prompts that differ everywhere, and what each of them predicts: the answer and the foil."""
+    clean, corrupted = ids(1, LENGTH, 1), ids(1, LENGTH, 2)
+    with torch.no_grad():
+        answer, foil = (int(gpt2()(prompt).logits[0, -1].argmax()) for prompt in (clean, corrupted))
+    return clean, corrupted, answer, foil
 
 
 def our_sweep() -> Callable[[], Tensor]:
-    model, prompts = ours(), torch.cat([ids(1, LENGTH, 2), ids(1, LENGTH, 1)])
+    model, (clean, corrupted, answer, foil) = ours(), clean_and_corrupted()
+    prompts = torch.cat([corrupted, clean])
 
     def run() -> Tensor:
-        pair = Pair(*trunks(model, prompts), answer=ANSWER, foil=FOIL)
+        pair = Pair(*trunks(model, prompts), answer=answer, foil=foil)
         low, high = pair.difference(pair.base.end), pair.difference(pair.source.end)
         return (pair.residual() - low) / (high - low)
 
@@ -139,10 +138,10 @@ def our_sweep() -> Callable[[], Tensor]:
 def peer_sweep() -> Callable[[], Tensor]:
     from transformer_lens import patching
 
-    bridge, clean, corrupted = peer(), ids(1, LENGTH, 1), ids(1, LENGTH, 2)
+    bridge, (clean, corrupted, answer, foil) = peer(), clean_and_corrupted()
 
     def difference(logits: Tensor) -> Tensor:
-        return logits[0, -1, ANSWER] - logits[0, -1, FOIL]
+        return logits[0, -1, answer] - logits[0, -1, foil]
 
     def run() -> Tensor:
         clean_logits, cache = bridge.run_with_cache(clean)

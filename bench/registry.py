@@ -27,7 +27,7 @@ CASES = {
         {"ours": cases.record_residual, "peer": cases.plain_forward},
         time=1.05,
         agree=0.0,
-        repeats=15,
+        repeats=10,
     ),
     "record-classic-narrow": Case(
         f"record everything classic, 12 layers of width 96, 1×8 tokens / {TL} run_with_cache",
@@ -58,7 +58,6 @@ CASES = {
         f"full-circuit OV eigenvalues, 144 heads / {TL}",
         {"ours": cases.our_eigenvalues, "peer": cases.peer_eigenvalues},
         time=1 / 30,
-        agree=1e-4,
         repeats=2,
     ),
     "skip-trigram-top-k": Case(

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parent.parent
-ROUNDS = 3
+ROUNDS = 2
 TIMED_IMPORT = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 IMPORTS = {"ours": "vesalius", "peer": "transformer_lens", "floor": "torch"}
 TARGETS = {"import / transformer_lens": ("ours", "peer", 0.4), "import / torch": ("ours", "floor", 1.2)}

@@ -88,9 +88,11 @@ def trunks(model: Model, ids: Int[Tensor, "prompt pos"]) -> list[Trunk]:
     """Run prompts of one length together, and keep what the branches of each need."""
     ids, end = ids.to(model.device), _end(model)
     hugging_face = type(model.module).__module__.startswith("transformers.")
-    with record(model, ["resid_pre@*", "z@*", end]) as acts:
-        with intervene(model, {end: _last_position}, resize=True):
-            output = model(ids, use_cache=True) if hugging_face else model(ids)
+    with (
+        record(model, ["resid_pre@*", "z@*", end]) as acts,
+        intervene(model, {end: _last_position}, resize=True),
+    ):
+        output = model(ids, use_cache=True) if hugging_face else model(ids)
     residual, z = acts.stack("resid_pre@*"), acts.stack("z@*")
     ends = require_finite(acts[end][:, -1], end)
     cache = output["past_key_values"].layers if hugging_face else []

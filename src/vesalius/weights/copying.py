@@ -30,7 +30,7 @@ def copying_eigenvalues(model: Model, *, norm: Norm = "fold") -> Complex[Tensor,
     torch.Size([2, 2, 4])
     """
     W_E, W_U = widened(model.weight("W_E")), widened(model.weight("W_U"))
-    G = W_U @ W_E
+    G = _unembed_embed(W_U, W_E)
     if norm == "fold":  # W_U without its mean over the vocabulary
         G = G - torch.outer(W_U.mean(1), W_E.sum(0))
     circuits = (all_ov(model, layer, norm=norm) for layer in range(model.shape.n_layers))
@@ -39,6 +39,20 @@ def copying_eigenvalues(model: Model, *, norm: Norm = "fold") -> Complex[Tensor,
         for circuit in circuits
     ]
     return torch.linalg.eigvals(torch.stack(small))
+
+
+def _unembed_embed(
+    W_U: Float[Tensor, "d_model d_vocab"], W_E: Float[Tensor, "d_vocab d_model"]
+) -> Float[Tensor, "d_model d_model"]:
+    """W_U W_E; where the two are tied it is symmetric, and little more than half of it has to be computed."""
+    if W_U.data_ptr() != W_E.data_ptr() or W_U.stride() != W_E.mT.stride():
+        return W_U @ W_E
+    G = W_U.new_empty(len(W_U), len(W_U))
+    for rows in torch.arange(len(W_U), device=W_U.device).split(-(-len(W_U) // 4)):
+        first, end = int(rows[0]), int(rows[-1]) + 1
+        G[first:end, first:] = W_U[first:end] @ W_E[:, first:]
+        G[first:, first:end] = G[first:end, first:].mT
+    return G
 
 
 def matching_eigenvalues(

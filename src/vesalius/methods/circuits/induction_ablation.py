@@ -104,12 +104,14 @@ def induction_ablation(
     batch: int = 16,
     ablation: Literal["zero", "mean"] = "zero",
     deviations: float = 3.0,
+    singles: int = 8,
     seed: int = 0,
 ) -> InductionAblation:
     """Prefix score and repetition loss when the heads that compose into an induction head are ablated.
 
     `head` is "LAYER.HEAD" (None: the largest prefix score above the first layer). A composer's K- or
     Q-composition score lies `deviations` standard deviations above that of random heads of the same sizes.
+    All are ablated together, and the `singles` strongest one by one.
     `length` is that of r (None: 50, or half the context). `mean` ablates to the mean over rows and positions.
     Raises VesaliusError if the model has one layer only, or the head is not above the first.
     """
@@ -134,7 +136,7 @@ def induction_ablation(
         ("nothing", [[]]),
         ("all composers", [chosen]),
         ("random others", [_others(model, chosen, generator) for _ in range(5)]),
-        *[(f"{layer}.{number}", [[(layer, number)]]) for layer, number in chosen],
+        *[(f"{layer}.{number}", [[(layer, number)]]) for layer, number in _strongest_of(composers, singles)],
     ]
     rows, prefixes = [], {}
     for label, sets in progress(kinds, "ablations"):
@@ -195,6 +197,15 @@ def _composers(model: Model, target: Head, deviations: float, seed: int) -> dict
         pairs = (excess.nan_to_num(-1.0) > deviations).nonzero().tolist()
         found[mode] = [[l, h, score[l, h].item(), excess[l, h].item()] for l, h in pairs]
     return found
+
+
+def _strongest_of(composers: dict[str, list[list[float]]], singles: int) -> list[Head]:
+    """The heads of largest excess by either mode, in the order of their layers."""
+    excess: dict[Head, float] = {}
+    for layer, head, _, over in (row for rows in composers.values() for row in rows):
+        pair = (int(layer), int(head))
+        excess[pair] = max(over, excess.get(pair, over))
+    return sorted(sorted(excess, key=lambda pair: -excess[pair])[:singles])
 
 
 def _others(model: Model, chosen: list[Head], generator: torch.Generator) -> list[Head]:
