@@ -116,11 +116,11 @@ LENGTH = 12
 
 
 def clean_and_corrupted() -> tuple[Tensor, Tensor, int, int]:
-    """Two prompts that differ everywhere, and what each of them predicts: the answer and the foil."""
+    """Two prompts that differ everywhere; answer and foil are the tokens whose logits differ most between them."""
     clean, corrupted = ids(1, LENGTH, 1), ids(1, LENGTH, 2)
     with torch.no_grad():
-        answer, foil = (int(gpt2()(prompt).logits[0, -1].argmax()) for prompt in (clean, corrupted))
-    return clean, corrupted, answer, foil
+        moved = gpt2()(clean).logits[0, -1] - gpt2()(corrupted).logits[0, -1]
+    return clean, corrupted, int(moved.argmax()), int(moved.argmin())
 
 
 def our_sweep() -> Callable[[], Tensor]:

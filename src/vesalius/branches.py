@@ -51,7 +51,10 @@ class Trunk:
         `rows` hold the positions from `start` on. `edits` apply to the whole batch, in which the branches of
         layer l are the last rows at layer l.
         """
-        joining: dict[str, Edit] = {f"resid_pre@{l}": partial(_joined, rows=new) for l, new in rows.items()}
+        first = min(rows)  # there the trunk's own row, which only led to it, is let go
+        joining: dict[str, Edit] = {
+            f"resid_pre@{l}": partial(_joined if l > first else _begun, rows=new) for l, new in rows.items()
+        }
         if "resid_mid" in self.model.architecture.sites:  # after the last attention one position is enough
             joining[f"resid_mid@{self.model.n_layers - 1}"] = _last_position
         prefix = {"past_key_values": self._prefix(start, rows)} if start else {}
@@ -62,7 +65,7 @@ class Trunk:
             record(self.model, end, stop=True) as acts,
         ):
             self.model(self.ids[:, start:], **prefix)
-        return require_finite(acts[end][1:, -1], end)
+        return require_finite(acts[end][:, -1], end)
 
     def logits(
         self, end: Float[Tensor, "*branch d_model"], tokens: Sequence[int]
@@ -76,10 +79,10 @@ class Trunk:
         """The trunk's keys and values before `start`, once for every row that a layer sees."""
         from transformers import DynamicCache
 
-        cache, batch = DynamicCache(), 1
+        cache, batch = DynamicCache(), 0
         for layer, pair in enumerate(self.keys_values or ()):
             batch += len(rows.get(layer, ()))
-            keys, values = (value[:, :, :start].expand(batch, -1, -1, -1) for value in pair)
+            keys, values = (value[:, :, :start].expand(max(batch, 1), -1, -1, -1) for value in pair)
             cache.update(keys, values, layer)
         return cache
 
@@ -117,6 +120,10 @@ def _end(model: Model) -> str:
 
 def _joined(x: Float[Tensor, "batch pos d_model"], rows: Float[Tensor, "row pos d_model"]) -> Tensor:
     return torch.cat([x, rows])
+
+
+def _begun(x: Float[Tensor, "batch pos d_model"], rows: Float[Tensor, "row pos d_model"]) -> Tensor:
+    return rows
 
 
 def _last_position(x: Tensor) -> Tensor:
