@@ -8,8 +8,8 @@ import pytest
 import vesalius as vs
 
 PUBLIC = [
-    "Headline", "Method", "Model", "Recording", "Result", "Site", "Study", "VesaliusError",
-    "add", "at", "clamp", "dissect", "freeze", "intervene", "load", "mean", "method", "methods",
+    "Dictionary", "Feature", "Headline", "Method", "Model", "Preprocessing", "Recording", "Result", "Site", "Study", "VesaliusError",
+    "add", "at", "clamp", "direction", "dissect", "freeze", "intervene", "load", "mean", "method", "methods", "neurons",
     "patch", "project_out", "record", "resample", "set_to", "sites_of", "zero",
 ]  # fmt: skip
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import vesalius.methods  # noqa: F401 (before the function of that name, or the package would replace it)
 from vesalius.access import Recording, intervene, record, sites_of
+from vesalius.dictionaries import Dictionary, Feature, direction, neurons
 from vesalius.edits import add, at, clamp, freeze, mean, patch, project_out, resample, set_to, zero
 from vesalius.errors import VesaliusError, nearest
 from vesalius.method import Method, method, methods
 from vesalius.model import Model, load
+from vesalius.preprocessing import Preprocessing
 from vesalius.result import Headline, Result
 from vesalius.site import Site
 from vesalius.study import Study
@@ -22,9 +24,12 @@ from vesalius.study import Study
 __version__ = "0.1.0"
 
 __all__ = [
+    "Dictionary",
+    "Feature",
     "Headline",
     "Method",
     "Model",
+    "Preprocessing",
     "Recording",
     "Result",
     "Site",
@@ -33,6 +38,7 @@ __all__ = [
     "add",
     "at",
     "clamp",
+    "direction",
     "dissect",
     "freeze",
     "intervene",
@@ -40,6 +46,7 @@ __all__ = [
     "mean",
     "method",
     "methods",
+    "neurons",
     "patch",
     "project_out",
     "record",

@@ -218,9 +218,9 @@ class _Names:
         self.architecture = architecture_of(model) if bare else model.architecture
 
     @cached_property
-    def n_layers(self) -> int:
+    def layers(self) -> tuple[str, ...]:
         assert self.architecture is not None
-        return self.architecture.shape(self.root).n_layers
+        return self.architecture.layer_names(self.root)
 
     def targets(self, text: str | Site) -> list[_Target]:
         """The single addresses a site names."""
@@ -241,8 +241,8 @@ class _Names:
         if site.role in GLOBAL_ROLES:
             return [self._target(site, template)]
         return [
-            self._target(replace(site, layers=str(layer)), template.format(layer))
-            for layer in site.layer_numbers(self.n_layers)
+            self._target(replace(site, layers=str(layer)), template.format(self.layers[layer]))
+            for layer in site.layer_numbers(len(self.layers))
         ]
 
     def _target(self, label: Site, place: str) -> _Target:

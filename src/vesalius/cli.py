@@ -32,6 +32,9 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 
 MODEL = typer.Argument(help="zoo/NAME, a Hugging Face id, a local folder, or a GGUF file", metavar="MODEL")
+FEATURE = typer.Argument(
+    help="SITE[UNIT], as in 'mixed3b[379]', or as papers write it, 3b:379", metavar="FEATURE"
+)
 PLAIN = (int, float, bool, str, Path)
 
 
@@ -198,7 +201,14 @@ def _methods() -> "dict[str, Method]":
 def _command(method: "Method") -> Any:
     """The command of one analysis: its parameters as options, its docstring as help."""
 
-    def command(model: str, json: bool, save: Path | None, figure: Path | None, **given: Any) -> None:
+    def command(
+        model: str,
+        json: bool,
+        save: Path | None,
+        figure: Path | None,
+        feature: str | None = None,
+        **given: Any,
+    ) -> None:
         from vesalius.model import load
         from vesalius.terminal import progress_of, stderr, stdout, summary_table
 
@@ -207,7 +217,7 @@ def _command(method: "Method") -> Any:
         opened = load(model)
         with progress_of(1) as begin:
             begin(method.name)
-            result = method.function(opened, **chosen)
+            result = method.function(opened, *([feature] if method.of_a_feature else []), **chosen)
         if save is not None:
             stderr().print(f"saved in {result.save(save)}", markup=False, highlight=False)
         if figure is not None:
@@ -218,9 +228,9 @@ def _command(method: "Method") -> Any:
         else:
             stdout().print(summary_table((method.name, headline) for headline in result.headlines()))
 
-    first = inspect.Parameter(
-        "model", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[str, MODEL]
-    )
+    first = [_positional("model", MODEL)]
+    if method.of_a_feature:
+        first.append(_positional("feature", FEATURE))
     options = [
         _option(parameter) for parameter in method.parameters.values() if option_type(parameter.annotation)
     ]
@@ -236,7 +246,7 @@ def _command(method: "Method") -> Any:
             typer.Option(help="Draw the figure: .html, .svg, .png or .pdf.", metavar="FILE"),
         ),
     ]
-    parameters = [first, *options, *own]
+    parameters = [*first, *options, *own]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -250,6 +260,12 @@ def _option(parameter: inspect.Parameter) -> inspect.Parameter:
     return _keyword(parameter.name, kind if default is not None else kind | None, default, typer.Option())
 
 
+def _positional(name: str, argument: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[str, argument]
+    )
+
+
 def _keyword(name: str, kind: Any, default: Any, option: Any) -> inspect.Parameter:
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, option], default=default
@@ -259,6 +275,8 @@ def _keyword(name: str, kind: Any, default: Any, option: Any) -> inspect.Paramet
 def option_type(annotation: Any) -> Any:
     """The type of a command-line option for a parameter's annotation, or None where a word cannot stand for it.
 
+    What may be a word or something else (a name or a Model, a path or Images) is a word here.
+
     >>> option_type(int | None), option_type(list[str]), option_type(str | Path), option_type(dict)
     (<class 'int'>, list[str], <class 'str'>, None)
     """
@@ -266,7 +284,7 @@ def option_type(annotation: Any) -> Any:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType]
     if len(kinds) > 1:
-        return str if set(kinds) == {str, Path} else None
+        return str if str in kinds else None
     kind = kinds[0]
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if kind in PLAIN or origin is typing.Literal:

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from vesalius.dictionaries import Feature
 from vesalius.errors import VesaliusError, nearest
 from vesalius.model import Model
 from vesalius.result import Result
@@ -46,9 +47,13 @@ class Method:
     def parameters(self) -> dict[str, inspect.Parameter]:
         """The keyword parameters, with evaluated annotations."""
         hints = typing.get_type_hints(inspect.unwrap(self.function))
-        signature = inspect.signature(inspect.unwrap(self.function))
-        named = list(signature.parameters.values())[1:]
+        named = _keywords(inspect.unwrap(self.function))
         return {p.name: p.replace(annotation=hints[p.name]) for p in named}
+
+    @property
+    def of_a_feature(self) -> bool:
+        """Whether it is asked about one feature of the model, its second argument."""
+        return _of_a_feature(inspect.unwrap(self.function))
 
     @property
     def headline(self) -> str:
@@ -66,8 +71,9 @@ _registry: dict[str, Method] = {}
 def method(*, needs: Iterable[str] = ()) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Register an analysis. `needs` names the capabilities a model must have (see `Model.kinds`).
 
-    Calling the registered function checks the model, runs it without gradients unless the method asks for them
-    itself, and returns its result with `provenance` filled in.
+    Its function reads `(model, *, …)`, or `(model, feature, *, …)` if it is about one feature, which a caller may
+    name by its address. Calling the registered function checks the model and the feature, runs it without gradients
+    unless the method asks for them itself, and returns its result with `provenance` filled in.
     """
     needed = frozenset(needs)
 
@@ -76,24 +82,34 @@ def method(*, needs: Iterable[str] = ()) -> Callable[[Callable[..., Result]], Ca
         _check_signature(function)
 
         @functools.wraps(function)
-        def run(model: Any, **parameters: Any) -> Result:
+        def run(model: Any, *feature: Feature | str, **parameters: Any) -> Result:
             if not isinstance(model, Model):
                 raise VesaliusError(
                     f"{name} was given a {type(model).__name__}; expected a Model, as vs.load or vs.Model give"
                 )
             missing = needed - model.kinds
+            if missing == {"images"}:
+                model.map_shape("")  # says what to give
             if missing:
                 raise VesaliusError(
                     f"{name} needs a model with {', '.join(sorted(missing))}; "
                     f"{model.name} has {', '.join(sorted(model.kinds))}"
                 )
+            if "feature" in parameters and _of_a_feature(function):
+                feature = (*feature, parameters.pop("feature"))
+            if len(feature) != _of_a_feature(function):
+                wanted = "one feature, as in 'mixed3b[379]'" if _of_a_feature(function) else "no feature"
+                raise VesaliusError(
+                    f"{name} was given {len(feature)} arguments after the model; expected {wanted}"
+                )
             _check_names(name, parameters, function)
+            features = [model.feature(one) for one in feature]
             started = time.perf_counter()
             with torch.no_grad():
-                result = function(model, **parameters)
+                result = function(model, *features, **parameters)
+            seconds = time.perf_counter() - started
             return replace(
-                result,
-                provenance=_provenance(name, function, parameters, model, time.perf_counter() - started),
+                result, provenance=_provenance(name, function, features, parameters, model, seconds)
             )
 
         _registry[name] = Method(name, run, needed, room=function.__module__.split(".")[-2:][0])
@@ -132,8 +148,17 @@ def watching(watcher: Watcher) -> Iterator[None]:
         _watcher.reset(token)
 
 
+def _of_a_feature(function: Callable[..., Result]) -> bool:
+    return "feature" in list(inspect.signature(function).parameters)[1:2]
+
+
+def _keywords(function: Callable[..., Result]) -> list[inspect.Parameter]:
+    """All parameters but the model and the feature."""
+    return list(inspect.signature(function).parameters.values())[1 + _of_a_feature(function) :]
+
+
 def _check_signature(function: Callable[..., Result]) -> None:
-    first, *rest = inspect.signature(function).parameters.values()
+    first, rest = next(iter(inspect.signature(function).parameters.values())), _keywords(function)
     loose = [
         p.name
         for p in rest
@@ -141,13 +166,13 @@ def _check_signature(function: Callable[..., Result]) -> None:
     ]
     if first.name != "model" or loose or not inspect.getdoc(function):
         raise TypeError(
-            f"method {function.__name__} must read (model, *, name: type = default, …) with a docstring"
+            f"method {function.__name__} must read (model, [feature,] *, name: type = default, …) with a docstring"
             + (f"; not so: {', '.join(loose)}" if loose else "")
         )
 
 
 def _check_names(name: str, parameters: dict[str, Any], function: Callable[..., Result]) -> None:
-    known = list(inspect.signature(function).parameters)[1:]
+    known = [parameter.name for parameter in _keywords(function)]
     for given in parameters:
         if given not in known:
             raise VesaliusError(
@@ -156,11 +181,17 @@ def _check_names(name: str, parameters: dict[str, Any], function: Callable[..., 
 
 
 def _provenance(
-    name: str, function: Callable[..., Result], parameters: dict[str, Any], model: Model, seconds: float
+    name: str,
+    function: Callable[..., Result],
+    features: list[Feature],
+    parameters: dict[str, Any],
+    model: Model,
+    seconds: float,
 ) -> dict:
-    defaults = {p.name: p.default for p in list(inspect.signature(function).parameters.values())[1:]}
+    defaults = {p.name: p.default for p in _keywords(function)}
     return {
         "method": name,
+        **({"feature": str(features[0])} if features else {}),
         "parameters": {key: _printable(value) for key, value in {**defaults, **parameters}.items()},
         "model": model.name,
         "model_hash": model.hash,

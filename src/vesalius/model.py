@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vesalius.access import Stopped
+from vesalius.access import Stopped, record
 from vesalius.architectures import Architecture, Shape, architecture_of
+from vesalius.dictionaries import Feature
 from vesalius.errors import VesaliusError, nearest
 from vesalius.formats import Parts
+from vesalius.preprocessing import Preprocessing
+from vesalius.site import Site
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -25,8 +29,9 @@ Prepare = Callable[[Any], Mapping[str, Any] | tuple]
 class Model:
     """Any `nn.Module` as it is, with what is needed to run it on text or tensors and to name its parts.
 
-    `prepare` turns inputs into the module's keyword arguments (a mapping) or positional ones (a tuple); without
-    it, text and token ids become `input_ids` for a known token architecture, and anything else is handed on.
+    `prepare` turns inputs into the module's keyword arguments (a mapping) or positional ones (a tuple). Without
+    it, text and token ids become `input_ids` for a known token architecture, and pixels in 0..1 go through the
+    `preprocessing` of an image network; anything else is handed on.
 
     >>> from vesalius.architectures.toy import ToyTransformer
     >>> model = Model(ToyTransformer(n_layers=1, d_model=8, n_heads=2, d_vocab=5, n_ctx=4), name="tiny")
@@ -41,6 +46,8 @@ class Model:
         *,
         tokenizer: "Tokenizer | None" = None,
         bos: int | None = None,
+        preprocessing: Preprocessing | None = None,
+        labels: tuple[str, ...] = (),
         architecture: Architecture | None = None,
         name: str = "",
     ) -> None:
@@ -49,6 +56,10 @@ class Model:
         self.tokenizer = tokenizer
         self.bos = bos
         """The token every text begins with, or None if the tokenizer adds what it wants itself."""
+        self.preprocessing = preprocessing
+        """What makes a picture an input; with it the model takes pixels in 0..1, `[batch, channel, row, column]`."""
+        self.labels = labels
+        """The names of a classifier's classes, where they are known."""
         self.name = name or type(module).__name__
         self.prepare = prepare or self._prepare
 
@@ -113,8 +124,9 @@ class Model:
 
     @property
     def kinds(self) -> frozenset[str]:
-        """What methods ask for: tokens, attention, causal, attention_only, no_norm, mlp, tokenizer."""
+        """What methods ask for: tokens, attention, causal, attention_only, no_norm, mlp, tokenizer; images, conv."""
         kinds = {"tokenizer"} if self.tokenizer else set()
+        kinds |= {"images"} if self.preprocessing else set()
         if self.architecture is None:
             return frozenset(kinds)
         has = {
@@ -124,6 +136,7 @@ class Model:
             "attention_only": self.d_mlp == 0,
             "no_norm": self.architecture.norm == "none",
             "mlp": self.n_layers > 0 and self.d_mlp > 0,
+            "conv": "maps" in self.architecture.sites,
         }
         return frozenset(kinds | {kind for kind, present in has.items() if present})
 
@@ -146,7 +159,10 @@ class Model:
         return weights[role](self.module, 0 if layer is None else layer).detach()
 
     def random_twin(self, seed: int = 0) -> "Model":
-        """The same network untrained: every matrix redrawn from N(0, its own sd), norm gains 1, biases 0."""
+        """The same network untrained: every matrix redrawn from N(0, its own sd), norm gains 1, biases 0.
+
+        Batch norms take the statistics that smooth noise gives them in the redrawn network.
+        """
         module = copy.deepcopy(self.module)
         generator = torch.Generator().manual_seed(seed)
         gain = 1.0 - (self.architecture.gain_offset if self.architecture else 0.0)
@@ -157,14 +173,20 @@ class Model:
                 else:
                     sd = float(parameter.float().std())
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * sd)
-        return Model(
+        twin = Model(
             module,
             None if self.prepare == self._prepare else self.prepare,
             tokenizer=self.tokenizer,
             bos=self.bos,
+            preprocessing=self.preprocessing,
+            labels=self.labels,
             architecture=self.architecture,
             name=f"{self.name} (random twin {seed})",
         )
+        norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]
+        if norms and self.preprocessing is not None:
+            _recalibrate(twin, norms, generator)
+        return twin
 
     @cached_property
     def hash(self) -> str:
@@ -174,6 +196,72 @@ class Model:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
+
+    # ------------------------------------------------------------------------------------------------------ features
+
+    def feature(self, name: "str | Feature") -> Feature:
+        """One unit by its address, `mixed3b[379]`, or as papers write it, `3b:379`; a direction is checked and kept.
+
+        Raises VesaliusError for a site or a unit that the network does not have.
+        """
+        aliases = self.architecture.aliases if self.architecture else {}
+        short = re.fullmatch(r"(\S+):(\d+)", name) if isinstance(name, str) else None
+        if short:
+            name = f"{aliases.get(short[1], short[1])}[{short[2]}]"
+        feature = Feature.parse(name) if isinstance(name, str) else name
+        if self.preprocessing is None:
+            return feature
+        width = self.map_shape(feature.site)[0]
+        if feature.index is not None and feature.read is None and feature.index >= width:
+            raise VesaliusError(
+                f"'{feature}' is beyond the units of '{feature.site}' in {self.name}; expected 0 to {width - 1}"
+            )
+        if feature.read is not None:
+            feature.vector(width)
+        return feature
+
+    def site(self, name: str = "") -> str:
+        """The canonical address of one site of an image network; its early-middle layer if `name` is empty.
+
+        Raises VesaliusError if there is no such site, or none was named and the architecture has no usual one.
+        """
+        usual = self.architecture.default_site if self.architecture else ""
+        if not (name or usual):
+            raise VesaliusError(
+                f"no site was named, and {self.name} has no usual one; name one of its modules"
+            )
+        aliases = self.architecture.aliases if self.architecture else {}
+        address = str(Site.parse(aliases.get(name, name) or usual))
+        self.map_shape(address)
+        return address
+
+    def map_shape(self, site: str, size: tuple[int, int] | None = None) -> tuple[int, ...]:
+        """What a site gives for one picture: `(channels, rows, columns)` of maps, `(width, positions)` of tokens.
+
+        `size` is the picture's height and width, the network's own if left out.
+        """
+        preprocessing = self._pictures()
+        height, width = size or preprocessing.size
+        key = (str(Site.parse(site)), height, width)
+        if key not in self._map_shapes:
+            blank = torch.full((1, preprocessing.channels, height, width), 0.5, device=self.device)
+            with torch.no_grad(), record(self, site, stop=True) as acts:
+                self(blank.to(self.dtype))
+            (value,) = acts.values()
+            self._map_shapes[key] = tuple(value.shape[1:] if value.dim() == 4 else reversed(value.shape[1:]))
+        return self._map_shapes[key]
+
+    @cached_property
+    def _map_shapes(self) -> dict[tuple[str, int, int], tuple[int, ...]]:
+        return {}
+
+    def _pictures(self) -> Preprocessing:
+        if self.preprocessing is None:
+            raise VesaliusError(
+                f"{self.name} has no preprocessing, so it is not known what a pixel means to it; "
+                "give vs.Model(module, preprocessing=vs.Preprocessing(size=…, mean=…, sd=…))"
+            )
+        return self.preprocessing
 
     def _known(self) -> Architecture:
         if self.architecture is None:
@@ -246,6 +334,8 @@ class Model:
 
     def _prepare(self, inputs: Any) -> Mapping[str, Any] | tuple:
         """Text, texts (padded on the right, with a mask) or ids `[batch, pos]` to a token model's arguments."""
+        if self.preprocessing is not None and isinstance(inputs, Tensor):
+            return (self.preprocessing.normalise(inputs),)
         if self.architecture is None or self.architecture.inputs != "tokens":
             return inputs if isinstance(inputs, Mapping | tuple) else (inputs,)
         if isinstance(inputs, Mapping):
@@ -282,6 +372,21 @@ class Model:
         return {"input_ids": ids} if mask is None else {"input_ids": ids, "attention_mask": mask}
 
 
+def _recalibrate(model: Model, norms: list[nn.Module], generator: torch.Generator) -> None:
+    """Give batch norms the mean and variance of what reaches them when the network sees smooth noise."""
+    assert model.preprocessing is not None
+    coarse = torch.rand((8, model.preprocessing.channels, 16, 16), generator=generator)
+    pixels = nn.functional.interpolate(coarse, size=model.preprocessing.size, mode="bilinear")
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        model(pixels.to(device=model.device, dtype=model.dtype))
+    for norm in norms:
+        norm.eval()
+
+
 def load(
     name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, download: bool = False
 ) -> Model:
@@ -300,7 +405,12 @@ def load(
     parts = _read(str(name), dtype, download)
     check_finite(dict(parts.module.named_parameters()), name=parts.name)
     model = Model(
-        parts.module.to(device=device, dtype=dtype), tokenizer=parts.tokenizer, bos=parts.bos, name=parts.name
+        parts.module.to(device=device, dtype=dtype),
+        tokenizer=parts.tokenizer,
+        bos=parts.bos,
+        preprocessing=parts.preprocessing,
+        labels=parts.labels,
+        name=parts.name,
     )
     if model.architecture is not None:
         check_equations(model)

@@ -17,7 +17,17 @@ from vesalius.errors import VesaliusError, nearest
 
 ATTENTION_PORTS = ("q", "k", "v", "pattern", "z")
 PORTS = ("in", "out", *ATTENTION_PORTS)
-LAYERED_ROLES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", *ATTENTION_PORTS, "neurons")
+LAYERED_ROLES = (
+    "resid_pre",
+    "resid_mid",
+    "resid_post",
+    "attn_out",
+    "mlp_out",
+    *ATTENTION_PORTS,
+    "neurons",
+    "maps",
+    "maps_pre",
+)
 GLOBAL_ROLES = ("embed", "logits")
 ROLES = (*LAYERED_ROLES, *GLOBAL_ROLES)
 

@@ -4,7 +4,7 @@ An `Architecture` is right when its equations hold (`equations.py`), so adding a
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal
 
@@ -20,16 +20,17 @@ Positions = Literal["residual", "shortformer", "rotary", "none"]
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a transformer: `d_mlp` is 0 without an MLP, `d_vocab` the classes of a classifier."""
+    """Sizes of a network, 0 where it has no such part: `d_mlp` without an MLP, all but the layers and the classes
+    of a convnet. `d_vocab` is the classes of a classifier."""
 
     n_layers: int
-    d_model: int
-    n_heads: int
-    n_kv_heads: int
-    d_head: int
-    d_mlp: int
-    d_vocab: int
-    n_ctx: int
+    d_model: int = 0
+    n_heads: int = 0
+    n_kv_heads: int = 0
+    d_head: int = 0
+    d_mlp: int = 0
+    d_vocab: int = 0
+    n_ctx: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,19 @@ class Architecture:
     """What the norms add to their stored weight to get the gain: 1 in Gemma, else 0."""
     activation: str = ""
     """Address of the MLP's nonlinearity, empty without an MLP."""
+    layers: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
+    """Names of the layers in order where they are not numbers: `{}` in `sites` then stands for the name."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Short names of layers in the literature → the layer: `3b` → `mixed3b`."""
+    default_site: str = ""
+    """An early-middle layer: where methods that ask for a site look if they are told none."""
     matches: Callable[[Any], bool] = lambda module: True
     """Whether an instance of these modules is of this family: one class can hold several."""
+
+    def layer_names(self, module: Any) -> tuple[str, ...]:
+        """What `{}` in `sites` stands for, layer by layer: the numbers of a transformer's layers, a convnet's names."""
+        named = self.layers(module) if callable(self.layers) else self.layers
+        return named or tuple(map(str, range(self.shape(module).n_layers)))
 
 
 _registry: dict[str, Architecture] = {}
