@@ -13,19 +13,26 @@ from vesalius.figures.components import (
     table,
     tokens,
 )
+from vesalius.figures.families import tuning
 from vesalius.figures.figure import Figure
+from vesalius.figures.pictures import circuit, gallery, images, labelling
 
 __all__ = [
     "Figure",
     "attention",
     "bars",
+    "circuit",
+    "gallery",
     "graph",
     "group",
     "heatmap",
     "histogram",
+    "images",
+    "labelling",
     "lines",
     "polar",
     "scatter",
     "table",
     "tokens",
+    "tuning",
 ]

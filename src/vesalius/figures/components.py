@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vesalius.errors import VesaliusError
-from vesalius.figures.encoding import matrix, numbers, same_length, shape
+from vesalius.figures.encoding import matrix, numbers, same_length, shape, words
 from vesalius.figures.figure import Figure
 
 Reference = tuple[str, float, str]
@@ -40,9 +40,9 @@ def heatmap(
     same_length({"panels": panels, "matrices": stacked})
     data = {
         "values": stacked,
-        "x": _words(x),
-        "y": _words(y),
-        "panels": _words(panels),
+        "x": words(x),
+        "y": words(y),
+        "panels": words(panels),
         "x_label": x_label,
         "y_label": y_label,
         "value_label": value_label,
@@ -68,8 +68,8 @@ def scatter(
     data = {
         "x": numbers(x),
         "y": numbers(y),
-        "labels": _words(labels),
-        "groups": _words(groups),
+        "labels": words(labels),
+        "groups": words(groups),
         "x_label": x_label,
         "y_label": y_label,
         "references": _references(references),
@@ -123,7 +123,7 @@ def bars(
         _known(name, series, "intervals")
         same_length({"labels": labels, "intervals": whiskers})
     data = {
-        "labels": _words(labels),
+        "labels": words(labels),
         "series": {name: numbers(values) for name, values in series.items()},
         "intervals": {name: numbers(whiskers) for name, whiskers in (intervals or {}).items()},
         "y_label": y_label,
@@ -179,7 +179,7 @@ def attention(
     _, queries, keys = shape(plain)
     same_length({"heads": heads, "patterns": plain})
     same_length({"tokens": tokens, "queries": range(queries), "keys": range(keys)})
-    data = {"patterns": plain, "tokens": _words(tokens), "heads": _words(heads)}
+    data = {"patterns": plain, "tokens": words(tokens), "heads": words(heads)}
     return Figure("attention", data, title, caption)
 
 
@@ -199,8 +199,8 @@ def tokens(
             raise VesaliusError(f"row '{row['label']}' has {len(row['layers'])} layers; expected at most 3")
         same_length({"tokens": own} | {f"layer {name}": values for name, values in row["layers"].items()})
         layers = {name: numbers(values) for name, values in row["layers"].items()}
-        drawn.append({"label": str(row["label"]), "tokens": _words(row.get("tokens")), "layers": layers})
-    return Figure("tokens", {"tokens": _words(tokens), "rows": drawn}, title, caption)
+        drawn.append({"label": str(row["label"]), "tokens": words(row.get("tokens")), "layers": layers})
+    return Figure("tokens", {"tokens": words(tokens), "rows": drawn}, title, caption)
 
 
 def graph(
@@ -229,7 +229,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str, 
     for row in rows:
         same_length({"columns": columns, "row": row})
         drawn.append([_cell(cell) for cell in row])
-    return Figure("table", {"columns": _words(columns), "rows": drawn}, title, caption)
+    return Figure("table", {"columns": words(columns), "rows": drawn}, title, caption)
 
 
 def group(figures: Iterable[Figure], *, title: str, caption: str = "") -> Figure:
@@ -239,10 +239,6 @@ def group(figures: Iterable[Figure], *, title: str, caption: str = "") -> Figure
 
 def _thousandth(weight: float | None) -> float | None:
     return None if weight is None else round(weight, 3) or 0
-
-
-def _words(values: Sequence[Any] | None) -> list[str] | None:
-    return None if values is None else [v if isinstance(v, str) else str(numbers(v)) for v in values]
 
 
 def _references(references: Iterable[Reference]) -> list[list[Any]]:

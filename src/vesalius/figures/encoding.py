@@ -5,7 +5,7 @@ colour scale shows), complex numbers become [re, im], and nan and infinities bec
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vesalius.errors import VesaliusError
@@ -22,6 +22,11 @@ def numbers(values: Any) -> Any:
     plain = _listed(values)
     digits = 5 if _count(plain) <= MANY else 3
     return _rounded(plain, digits)
+
+
+def words(values: Iterable[Any] | None) -> list[str] | None:
+    """`values` as strings, numbers among them shortened; None stays None."""
+    return None if values is None else [v if isinstance(v, str) else str(numbers(v)) for v in values]
 
 
 def matrix(values: Any, *, dimensions: tuple[int, ...], name: str) -> Any:
