@@ -40,6 +40,7 @@ __all__ = [
     "clamp",
     "direction",
     "dissect",
+    "dossier",
     "freeze",
     "intervene",
     "load",
@@ -58,11 +59,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`dissect` and the analyses, imported when they are first asked for."""
+    """`dissect`, `dossier` and the analyses, imported when they are first asked for."""
     if name.startswith("_"):
         raise AttributeError(name)
     if name == "dissect":
         from vesalius.dissection import dissect as found
+    elif name == "dossier":
+        from vesalius.dossier import dossier as found
     elif name in methods():
         found = methods()[name].function
     else:

@@ -1,6 +1,7 @@
 """The command line: every registered analysis as a command, derived from its signature, and a few of its own.
 
     vesalius dissect MODEL            the battery that fits a model, as a study with a report
+    vesalius feature MODEL SITE[UNIT] the seven arguments for one feature, as a study with a report
     vesalius ANALYSIS MODEL           one analysis: a table, or --json, --save DIR, --figure FILE
     vesalius models | sites | train   what there is to open, to point at, to train
 
@@ -25,6 +26,7 @@ from vesalius import __version__
 from vesalius.errors import VesaliusError, nearest
 
 if typing.TYPE_CHECKING:
+    from vesalius.battery import Findings
     from vesalius.method import Method
     from vesalius.model import Model
 
@@ -116,20 +118,45 @@ def dissect(
     """Run every analysis that fits a model and write a study: report.html for people, study.json for programs."""
     from vesalius.dissection import dissect
     from vesalius.model import load
+
+    return _told(dissect(load(model), out=out))
+
+
+@app.command()
+def feature(
+    model: Annotated[str, MODEL],
+    feature: Annotated[str, FEATURE],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the study; runs/MODEL-FEATURE if not given.")
+    ] = None,
+    images: Annotated[str, typer.Option(help="A folder or .tar of pictures, or 'shapes'.")] = "shapes",
+    n_images: Annotated[int | None, typer.Option(help="How many pictures are looked at.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of optimisation for each picture drawn.")] = None,
+    seed: int = 0,
+) -> int:
+    """Make the seven arguments for one feature and write its dossier: report.html, and study.json for programs."""
+    from vesalius.dossier import dossier
+    from vesalius.model import load
+
+    return _told(
+        dossier(load(model), feature, out=out, images=images, n_images=n_images, steps=steps, seed=seed)
+    )
+
+
+def _told(findings: "Findings") -> int:
+    """Print what a battery found and where its report is; the exit code."""
     from vesalius.terminal import stdout, summary_table
 
-    opened = load(model)
-    dissection = dissect(opened, out=out)
     console = stdout()
-    console.print(summary_table(dissection.headlines()))
-    for name, reason in dissection.study.skipped.items():
-        console.print(
-            f"{'not made' if name in dissection.failed else 'skipped'}: {name}: {reason}",
-            markup=False,
-            highlight=False,
-        )
-    console.print(f"\nreport: {dissection.report}", markup=False, highlight=False, soft_wrap=True)
-    return BAD_INPUT if dissection.failed else 0
+    console.print(summary_table(findings.headlines()))
+    for entry in findings.study.entries:
+        for claim in entry.claims:
+            console.print(f"{entry.name}: {claim}", markup=False, highlight=False)
+    for name, reason in findings.study.skipped.items():
+        kind = "not made" if name in findings.failed else "skipped"
+        console.print(f"{kind}: {name}: {reason}", markup=False, highlight=False)
+    console.print(f"\nreport: {findings.report}", markup=False, highlight=False, soft_wrap=True)
+    return BAD_INPUT if findings.failed else 0
 
 
 @app.command()

@@ -1,24 +1,18 @@
 """The main job: run every analysis that fits a model, and write down what was found as a study with a report.
 
 1. An analysis fits if the model has all that it needs; the others are listed with what is missing, and so are those
-   that find, once they look at the model, that they do not apply to it.
+   that find, once they look at the model, that they do not apply to it. What asks about one feature of a network is
+   in that feature's dossier.
 2. They run from the tokens inwards: what the embedding alone predicts, what single heads add, what pairs of heads do.
-3. One that cannot do its work on this model is recorded with its reason, and the rest goes on.
-4. All is written into a folder beside the final one and renamed at the end, so that a study that exists is whole.
 """
 
-import re
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from vesalius.errors import Inapplicable, VesaliusError
-from vesalius.files import whole
+from vesalius.battery import Findings, run_folder, write_findings
+from vesalius.errors import VesaliusError
 from vesalius.method import Method, methods
 from vesalius.model import Model
-from vesalius.report import write_report
-from vesalius.result import Headline
-from vesalius.study import Study
-from vesalius.terminal import progress_of
 
 ORDER = (
     "bigrams",
@@ -39,39 +33,22 @@ ORDER = (
 """The order in which the battery reads; analyses that are not named follow by name."""
 
 
-@dataclass(frozen=True)
-class Dissection:
-    """A finished dissection: the study it made, its report, and what ended with an error."""
-
-    study: Study
-    report: Path
-    failed: dict[str, str]
-    """Analysis → the error it ended with."""
-
-    def headlines(self) -> list[tuple[str, Headline]]:
-        """Every claim with the analysis that makes it."""
-        return [(entry.name, headline) for entry in self.study.entries for headline in entry.headlines]
-
-
-def dissect(model: Model, *, out: str | Path | None = None) -> Dissection:
+def dissect(model: Model, *, out: str | Path | None = None) -> Findings:
     """Run the battery that fits `model`, and write the study into `out` (`runs/NAME` by default).
 
     Raises VesaliusError if nothing fits, or if `out` is a folder that holds something other than a study.
     """
-    folder = Path(out) if out is not None else Path("runs") / re.sub(r"[^\w.-]+", "-", model.name).strip("-.")
     fitting, skipped = battery(model)
     if model.architecture is None or not fitting:
         kinds = ", ".join(sorted(model.kinds)) or "no known architecture"
         raise VesaliusError(f"no analysis fits {model.name}, which has {kinds}")
-    if folder.exists() and not (folder / "study.json").exists() and any(folder.iterdir()):
-        raise VesaliusError(f"'{folder}' exists and is not a study; expected a new or empty folder")
-    with whole(folder) as partial:
-        study = Study(partial, title=f"Dissection of {model.name}", model=model)
-        failed = _run(model, fitting, study)
-        for name, reason in skipped.items():
-            study.skip(name, reason)
-        write_report(study, partial / "report.html")
-    return Dissection(Study.load(folder), folder / "report.html", failed)
+    return write_findings(
+        model,
+        {name: partial(method.function, model) for name, method in fitting.items()},
+        folder=Path(out) if out is not None else run_folder(model.name),
+        title=f"Dissection of {model.name}",
+        skipped=skipped,
+    )
 
 
 def battery(model: Model) -> tuple[dict[str, Method], dict[str, str]]:
@@ -86,20 +63,9 @@ def battery(model: Model) -> tuple[dict[str, Method], dict[str, str]]:
     ordered = sorted(methods().items(), key=lambda item: (place.get(item[0], len(ORDER)), item[0]))
     missing = {name: sorted(method.missing(model)) for name, method in ordered}
     skipped = {name: f"the model has no {', no '.join(kinds)}" for name, kinds in missing.items() if kinds}
-    return {name: method for name, method in ordered if not missing[name]}, skipped
-
-
-def _run(model: Model, fitting: dict[str, Method], study: Study) -> dict[str, str]:
-    """Run and save one analysis after the other; returns those that ended with an error."""
-    failed: dict[str, str] = {}
-    with progress_of(len(fitting)) as begin:
-        for name, method in fitting.items():
-            begin(name)
-            try:
-                study.add(method.function(model), text=method.headline)
-            except Inapplicable as reason:
-                study.skip(name, str(reason))
-            except VesaliusError as error:
-                failed[name] = str(error)
-                study.skip(name, f"failed: {error}")
-    return failed
+    skipped |= {
+        name: "it is about one feature; see vesalius feature MODEL SITE[UNIT]"
+        for name, method in ordered
+        if method.of_a_feature and name not in skipped
+    }
+    return {name: method for name, method in ordered if name not in skipped}, skipped
