@@ -1,0 +1,1 @@
+"""Activations at scale: what is kept of a stream of them."""
