@@ -1,5 +1,6 @@
 """Networks and languages whose circuits are known, because we put them there: the test of the analyses."""
 
+from vesalius.testbed.curve_network import curve_network
 from vesalius.testbed.handwritten_induction import handwritten_induction
 from vesalius.testbed.induction_task import induction_checkpoints, induction_task, repeated_blocks
 from vesalius.testbed.modular_addition import modular_addition
@@ -9,6 +10,7 @@ from vesalius.testbed.random_attn import random_attn
 
 __all__ = [
     "bigram_table",
+    "curve_network",
     "handwritten_induction",
     "induction_checkpoints",
     "induction_task",
