@@ -10,6 +10,7 @@ from typing import Any
 from vesalius.errors import VesaliusError
 from vesalius.figures.encoding import matrix, numbers, same_length, shape, words
 from vesalius.figures.figure import Figure
+from vesalius.figures.ticks import ticks
 
 Reference = tuple[str, float, str]
 """A line to compare with: ("x" | "y" | "diagonal", where, label)."""
@@ -30,7 +31,9 @@ def heatmap(
 ) -> Figure:
     """A matrix [y, x] (or several [panel, y, x], on one colour scale) as coloured cells, row 0 at the top.
 
-    `x` and `y` name the columns and rows (their numbers if left out). A diverging scale is symmetric about 0.
+    `x` and `y` name the columns and rows (their numbers if left out); where they are many evenly spaced numbers,
+    round ones stand at the axis. A diverging scale is symmetric about 0; the other has one colour, from 0 where
+    no value is negative and that does not waste half of it.
     """
     plain = matrix(values, dimensions=(2, 3), name="values of a heatmap")
     stacked = plain if len(shape(plain)) == 3 else [plain]
@@ -42,6 +45,8 @@ def heatmap(
         "values": stacked,
         "x": words(x),
         "y": words(y),
+        "x_ticks": ticks(numbers(x), x_label),
+        "y_ticks": ticks(numbers(y), y_label),
         "panels": words(panels),
         "x_label": x_label,
         "y_label": y_label,
