@@ -62,16 +62,16 @@ def rounded_corner(
     fade_over: float = 10.0,
     fade_colour: Colour = GREY,
 ) -> Float[Tensor, "picture 3 size size"]:
-    """A curve through the origin of this orientation (see `vesalius.stimuli`) and radius in px.
+    """A curve through the origin that bulges towards its orientation (see `vesalius.stimuli`), of a radius in px.
 
     Radius 0 is an angle, infinity a line. `angular_width` are the degrees between the two straight legs: 180 is a line
     whatever the radius, 0 a U. `filled` paints the inside, else the contour alone, `boundary_width` px wide. Beyond
     `fade` px of the origin the picture dissolves into `fade_colour`.
 
     >>> rounded_corner(torch.tensor([0.0]), torch.tensor([2.0]), size=5)[0, 0, 2]
-    tensor([0.0000, 0.0000, 0.5000, 1.0000, 1.0000])
+    tensor([1.0000, 1.0000, 0.5000, 0.0000, 0.0000])
     """
-    along, across = frame(orientation, size=size, centre=centre)
+    along, across = frame(orientation + 180, size=size, centre=centre)  # to the centre of curvature
     distance = _distance(along, across.abs(), beside(radius.clamp(0, LINE)), math.radians(angular_width / 2))
     inside = coverage(distance if filled else distance.abs() - boundary_width / 2)
     return faded(
@@ -84,7 +84,7 @@ def rounded_corner(
 
 
 def _distance(along: Tensor, across: Tensor, radius: Tensor, half: float) -> Tensor:
-    """Signed distance to the contour, negative inside; the tip of the curve is the origin.
+    """Signed distance to the contour, negative inside; the tip is the origin, `along` points into the inside.
 
     The circle's distance hypot(along - r, across) - r is divided by r for large r, where it would cancel.
     """
