@@ -70,6 +70,7 @@ def receptive_field(model: Model, site: str, *, source: str = "") -> ReceptiveFi
     raise VesaliusError(f"each position of '{site}' sees all of {source or 'the picture'}; it has no field")
 
 
+@torch.enable_grad()
 def _spans(
     model: Model, site: str, source: str, size: tuple[int, int]
 ) -> list[tuple[int, int, int]] | None:
@@ -80,7 +81,6 @@ def _spans(
     channels = model.preprocessing.channels if model.preprocessing else 3
     pixels = torch.zeros(1, channels, *size, dtype=torch.float64, device=model.device, requires_grad=True)
     with (
-        torch.enable_grad(),
         Exchange(_FOOTPRINT),
         record(model, [site, source] if source else site, stop=True, gradients=True) as acts,
     ):
