@@ -1,0 +1,79 @@
+"""Redirected gradients of rectifiers, for the first steps of an optimisation.
+
+A unit that is off for a picture gives no gradient, so there is no way to turn it on. Where the gradient through
+a ReLU is zero for a whole picture of the batch, all of it is passed instead, except what would push an input that
+is off still lower (Lucid's rule; for ReLU6 also what would push a saturated input still higher). Other pictures of
+the batch, and every ReLU with some gradient of its own, are left alone. Gradients are those of a loss, which falls.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+RELU = {torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu, F.relu_}
+CLIPPED = {F.relu6, F.hardtanh, F.hardtanh_}
+
+
+@contextmanager
+def redirected(active: bool = True) -> Iterator[None]:
+    """Within this block every ReLU and ReLU6 that is called passes redirected gradients back.
+
+    Works on any module, since the functions are caught and not the modules; values forward are the usual ones.
+
+    >>> x = torch.tensor([[-1.0, -2.0]], requires_grad=True)
+    >>> with redirected():
+    ...     y = torch.relu(x)
+    >>> torch.autograd.grad(y, x, torch.tensor([[-3.0, 3.0]]))[0]
+    tensor([[-3., 0.]])
+    """
+    if not active:
+        yield
+        return
+    with _Rectifiers():
+        yield
+
+
+class _Rectifiers(TorchFunctionMode):
+    """Puts the rule in place of rectifiers, wherever they are called from."""
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in RELU:
+            return _Redirected.apply(args[0] if args else kwargs["input"], float("inf"))
+        if func in CLIPPED:
+            value, low, high = _range(func, *args, **kwargs)
+            if low == 0.0:
+                return _Redirected.apply(value, high)
+        return func(*args, **kwargs)
+
+
+def _range(
+    func: Callable, input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
+) -> tuple[Tensor, float, float]:
+    return (input, 0.0, 6.0) if func is F.relu6 else (input, min_val, max_val)
+
+
+class _Redirected(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Float[Tensor, "batch *axes"], ceiling: float) -> Float[Tensor, "batch *axes"]:
+        ctx.save_for_backward(x)
+        ctx.ceiling = ceiling
+        return x.clamp(0.0, ceiling)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (x,), (grad,) = ctx.saved_tensors, grads
+        low, high = x <= 0, x >= ctx.ceiling
+        usual = grad.masked_fill(low | high, 0.0)
+        blocked = (low & (grad > 0)) | (high & (grad < 0))
+        silent = usual.flatten(1).abs().amax(1) == 0
+        silent = silent.reshape(-1, *[1] * (x.dim() - 1))
+        return torch.where(silent, grad.masked_fill(blocked, 0.0), usual), None
