@@ -1,0 +1,1 @@
+"""Features: the arguments that a unit means what one thinks it means."""
