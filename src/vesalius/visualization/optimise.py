@@ -35,7 +35,8 @@ from vesalius.visualization.transforms import Transforms, preset, transformed
 from vesalius.visualization.unit import Unit, begin, digest
 
 REDIRECTED = 16
-"""Steps at the start in which gradients of silent rectifiers are redirected."""
+"""Steps at the start in which gradients of silent rectifiers are redirected; as long as a picture leaves its
+objective at 0, later ones too."""
 KEPT = 20.0
 """Seconds between two states on disk."""
 
@@ -281,7 +282,7 @@ def _gradients(
     with torch.enable_grad():
         parameters = torch.cat([unit.parameters for unit in units]).requires_grad_()
         pictures = scene.writing.picture(parameters)
-        with redirected(step < REDIRECTED):
+        with redirected(torch.cat([unit.off(REDIRECTED) for unit in units])):
             values, gains = scene.judged(units, scene.moved(pictures, units, step))
         if scene.alpha:  # opacity costs as much as what it buys
             gains = gains - values.detach().abs() * pictures[:, -1].mean((1, 2))

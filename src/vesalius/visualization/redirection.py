@@ -1,4 +1,4 @@
-"""Redirected gradients of rectifiers, for the first steps of an optimisation.
+"""Redirected gradients of rectifiers, for pictures that leave a unit off.
 
 A unit that is off for a picture gives no gradient, so there is no way to turn it on. Where the gradient through
 a ReLU is zero for a whole picture of the batch, all of it is passed instead, except what would push an input that
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -21,37 +21,41 @@ CLIPPED = {F.relu6, F.hardtanh, F.hardtanh_}
 
 
 @contextmanager
-def redirected(active: bool = True) -> Iterator[None]:
-    """Within this block every ReLU and ReLU6 that is called passes redirected gradients back.
+def redirected(pictures: Bool[Tensor, " batch"]) -> Iterator[None]:
+    """Within this block the ReLUs and ReLU6s that are called redirect the gradients of these pictures of the batch.
 
     Works on any module, since the functions are caught and not the modules; values forward are the usual ones.
 
     >>> x = torch.tensor([[-1.0, -2.0]], requires_grad=True)
-    >>> with redirected():
+    >>> with redirected(torch.tensor([True])):
     ...     y = torch.relu(x)
     >>> torch.autograd.grad(y, x, torch.tensor([[-3.0, 3.0]]))[0]
-    tensor([[-3., 0.]])
+    tensor([[-3.,  0.]])
     """
-    if not active:
+    if not bool(pictures.any()):
         yield
         return
-    with _Rectifiers():
+    with _Rectifiers(pictures):
         yield
 
 
 class _Rectifiers(TorchFunctionMode):
     """Puts the rule in place of rectifiers, wherever they are called from."""
 
+    def __init__(self, pictures: Bool[Tensor, " batch"]) -> None:
+        super().__init__()
+        self.pictures = pictures
+
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func in RELU:
-            return _Redirected.apply(args[0] if args else kwargs["input"], float("inf"))
+            return _Redirected.apply(args[0] if args else kwargs["input"], float("inf"), self.pictures)
         if func in CLIPPED:
             value, low, high = _range(func, *args, **kwargs)
             if low == 0.0:
-                return _Redirected.apply(value, high)
+                return _Redirected.apply(value, high, self.pictures)
         return func(*args, **kwargs)
 
 
@@ -63,17 +67,20 @@ def _range(
 
 class _Redirected(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Float[Tensor, "batch *axes"], ceiling: float) -> Float[Tensor, "batch *axes"]:
+    def forward(
+        ctx: Any, x: Float[Tensor, "batch *axes"], ceiling: float, pictures: Bool[Tensor, " chosen"]
+    ) -> Float[Tensor, "batch *axes"]:
         ctx.save_for_backward(x)
-        ctx.ceiling = ceiling
+        ctx.ceiling, ctx.pictures = ceiling, pictures.to(x.device)
         return x.clamp(0.0, ceiling)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (x,), (grad,) = ctx.saved_tensors, grads
         low, high = x <= 0, x >= ctx.ceiling
         usual = grad.masked_fill(low | high, 0.0)
         blocked = (low & (grad > 0)) | (high & (grad < 0))
-        silent = usual.flatten(1).abs().amax(1) == 0
+        chosen = ctx.pictures if len(ctx.pictures) == len(x) else ctx.pictures.all()
+        silent = chosen & (usual.flatten(1).abs().amax(1) == 0)
         silent = silent.reshape(-1, *[1] * (x.dim() - 1))
-        return torch.where(silent, grad.masked_fill(blocked, 0.0), usual), None
+        return torch.where(silent, grad.masked_fill(blocked, 0.0), usual), None, None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -49,6 +49,12 @@ class Unit:
     @property
     def done(self) -> bool:
         return bool(self.stopped) or self.step == len(self.history)
+
+    def off(self, steps: int) -> Bool[Tensor, " picture"]:
+        """Which pictures are among their first `steps`, or have left the objective at exactly 0 until now."""
+        if self.step < steps:
+            return torch.ones(len(self.seeds), dtype=torch.bool)
+        return self.history[self.step - 1] == 0
 
     def update(
         self, values: Float[Tensor, " picture"], grads: Float[Tensor, "picture *axes"], rate: float
