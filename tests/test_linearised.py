@@ -9,7 +9,15 @@ from vesalius.errors import VesaliusError
 from vesalius.weights.linearised import linearised
 
 RECTIFIERS = [
-    *(nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.ReLU6(inplace=True), nn.LeakyReLU(), nn.PReLU(), nn.ELU()),
+    *(
+        nn.ReLU(),
+        nn.ReLU(inplace=True),
+        nn.ReLU6(),
+        nn.ReLU6(inplace=True),
+        nn.LeakyReLU(),
+        nn.PReLU(),
+        nn.ELU(),
+    ),
     *(nn.SiLU(), nn.Hardswish(), nn.GELU(), nn.Mish(), nn.Softplus(), nn.Tanh(), nn.Hardtanh(), nn.SELU()),
     *(torch.relu, torch.relu_, torch.Tensor.relu, lambda x: x.clamp(min=0), lambda x: torch.clamp(x, 0, 6)),
 ]
@@ -26,7 +34,9 @@ def test_rectifiers_are_left_out(rectifier, maps):
         assert torch.equal(rectifier(maps.clone()), maps)
 
 
-@pytest.mark.parametrize("pool", [dict(kernel_size=2), dict(kernel_size=3, stride=2, padding=1, ceil_mode=True)])
+@pytest.mark.parametrize(
+    "pool", [dict(kernel_size=2), dict(kernel_size=3, stride=2, padding=1, ceil_mode=True)]
+)
 def test_a_max_pool_is_the_average_of_its_window(pool, maps):
     with linearised():
         pooled = nn.MaxPool2d(**pool)(maps)

@@ -13,7 +13,9 @@ from vesalius.weights.receptive_field import ReceptiveField, receptive_field
 
 def model_of(*layers: nn.Module, size: int = 64) -> vs.Model:
     return vs.Model(
-        nn.Sequential(*layers), preprocessing=Preprocessing((size, size), (0.0,) * 3, (1.0,) * 3), name="layers"
+        nn.Sequential(*layers),
+        preprocessing=Preprocessing((size, size), (0.0,) * 3, (1.0,) * 3),
+        name="layers",
     )
 
 

@@ -67,8 +67,12 @@ def _average(
     return_indices: bool = False,
 ) -> Tensor:
     """The average pool of a max pool's window; what lies outside the picture does not count, as in the max."""
-    if return_indices or any(step != 1 for step in (dilation if isinstance(dilation, tuple) else (dilation,))):
-        raise VesaliusError("a max pool that is dilated or returns indices was met; no average pool stands for it")
+    if return_indices or any(
+        step != 1 for step in (dilation if isinstance(dilation, tuple) else (dilation,))
+    ):
+        raise VesaliusError(
+            "a max pool that is dilated or returns indices was met; no average pool stands for it"
+        )
     return F.avg_pool2d(input, kernel_size, stride or None, padding, ceil_mode, count_include_pad=False)
 
 
@@ -96,7 +100,18 @@ _ELEMENTWISE = (
     *("selu", "rrelu", "prelu", "gelu", "silu", "mish", "hardswish", "softplus", "tanh"),
     *("clamp", "clamp_", "clamp_min", "clamp_min_", "clamp_max", "clip", "clip_", "tanh_"),
 )
-_GATES = ("sigmoid", "sigmoid_", "hardsigmoid", "softmax", "pow", "rsqrt", "sqrt", "reciprocal", "__pow__", "__rpow__")
+_GATES = (
+    "sigmoid",
+    "sigmoid_",
+    "hardsigmoid",
+    "softmax",
+    "pow",
+    "rsqrt",
+    "sqrt",
+    "reciprocal",
+    "__pow__",
+    "__rpow__",
+)
 
 
 def _named(names: tuple[str, ...]) -> list[Callable]:
@@ -106,7 +121,7 @@ def _named(names: tuple[str, ...]) -> list[Callable]:
 
 
 LINEAR: Mapping[Any, Callable] = {
-    **{function: _identity for function in _named(_ELEMENTWISE)},
+    **dict.fromkeys(_named(_ELEMENTWISE), _identity),
     **{function: _held(function) for function in _named(_GATES)},
     F.max_pool2d: _average,
     torch.max_pool2d: _average,

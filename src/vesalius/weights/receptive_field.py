@@ -11,10 +11,11 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from vesalius.access import record
 from vesalius.errors import VesaliusError
@@ -55,25 +56,33 @@ def receptive_field(model: Model, site: str, *, source: str = "") -> ReceptiveFi
     Raises VesaliusError if the site has no maps, sees the whole picture, or does not depend on the source.
 
     >>> from vesalius.preprocessing import Preprocessing
-    >>> layers = torch.nn.Conv2d(3, 4, 7, stride=2, padding=3), torch.nn.ReLU(), torch.nn.MaxPool2d(3, 2, padding=1)
-    >>> model = Model(torch.nn.Sequential(*layers), preprocessing=Preprocessing(size=(64, 64), mean=(0,) * 3, sd=(1,) * 3))
+    >>> layers = nn.Conv2d(3, 4, 7, stride=2, padding=3), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1)
+    >>> model = Model(nn.Sequential(*layers), preprocessing=Preprocessing((64, 64), (0,) * 3, (1,) * 3))
     >>> receptive_field(model, "2")
     ReceptiveField(size=11, stride=4, offset=0.5)
     """
     height, width = model.preprocessing.size if model.preprocessing else (224, 224)
-    fixed = model.preprocessing is not None and model.preprocessing.fixed
-    for more in GROWTH[:1] if fixed else GROWTH:
+    known = _known.setdefault(model.module, {})
+    for more in GROWTH:
+        if (site, source, height, width) in known:
+            break
         spans = _spans(model, site, source, (height + more, width + more))
         if spans is not None:
             size, stride, start = max(spans)
-            return ReceptiveField(size, stride, start + size / 2)
-    raise VesaliusError(f"each position of '{site}' sees all of {source or 'the picture'}; it has no field")
+            known[site, source, height, width] = ReceptiveField(size, stride, start + size / 2)
+    else:
+        raise VesaliusError(
+            f"each position of '{site}' sees all of {source or 'the picture'}; it has no field"
+        )
+    return known[site, source, height, width]
+
+
+_known: WeakKeyDictionary[nn.Module, dict[tuple, ReceptiveField]] = WeakKeyDictionary()
+"""A field depends on what a module is built of, not on its weights, and is found once."""
 
 
 @torch.enable_grad()
-def _spans(
-    model: Model, site: str, source: str, size: tuple[int, int]
-) -> list[tuple[int, int, int]] | None:
+def _spans(model: Model, site: str, source: str, size: tuple[int, int]) -> list[tuple[int, int, int]] | None:
     """Size, stride and start of the field along height and along width; None if the picture is too small to tell.
 
     The first position shows where fields end, the last one where they begin.
@@ -87,7 +96,9 @@ def _spans(
         model.module(pixels)
     maps, seen = acts[site], acts[source] if source else pixels
     if maps.dim() != 4 or seen.dim() != 4:
-        raise VesaliusError(f"'{site}' has no maps [batch, channel, row, column]; a receptive field is one of maps")
+        raise VesaliusError(
+            f"'{site}' has no maps [batch, channel, row, column]; a receptive field is one of maps"
+        )
     rows, columns = maps.shape[2:]
     if min(rows, columns) < 2:
         return None
