@@ -54,6 +54,15 @@ export function series(index: number, dark: boolean): string {
   return colours[index % colours.length];
 }
 
+/** A colour that goes round with an angle in degrees. */
+export function cyclic(degrees: number, dark: boolean): string {
+  const stops = (dark ? palette.cyclic_dark : palette.cyclic).map(parse);
+  const at = ((((degrees % 360) + 360) % 360) / 360) * stops.length;
+  const left = Math.floor(at) % stops.length;
+  const right = stops[(left + 1) % stops.length];
+  return `rgb(${stops[left].map((c, i) => Math.round(c + (right[i] - c) * (at % 1))).join(" ")})`;
+}
+
 export function ink(dark: boolean): { text: string; faint: string; rule: string } {
   return dark
     ? { text: "#d6d7da", faint: "#9a9ca3", rule: "#33363c" }

@@ -18,3 +18,11 @@ export function fromZero(values: Num[]): [number, number] {
   const more = (high - low) * 0.06;
   return [low < 0 ? low - more : 0, high > 0 ? high + more : 0];
 }
+
+/** Round numbers along low to high, about `count` of them. */
+export function roundNumbers(low: number, high: number, count: number): number[] {
+  const power = 10 ** Math.floor(Math.log10((high - low) / count));
+  const step = power * ([1, 2, 5].find((factor) => (high - low) / (factor * power) <= count) ?? 10);
+  const first = Math.ceil(low / step - 1e-9);
+  return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
+}

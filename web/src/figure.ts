@@ -3,10 +3,15 @@
 export type Num = number | null;
 export type Reference = ["x" | "y" | "diagonal", number, string];
 
+/** Where along an axis, counted in cells, and what stands there. */
+export type Tick = [number, string];
+
 export interface Heatmap {
   values: Num[][][];
   x: string[] | null;
   y: string[] | null;
+  x_ticks: Tick[] | null;
+  y_ticks: Tick[] | null;
   panels: string[] | null;
   x_label: string;
   y_label: string;
@@ -81,6 +86,51 @@ export interface Table {
   columns: string[];
   rows: Cell[][];
 }
+export interface Picture {
+  src: string;
+  width: number;
+  height: number;
+  alpha: boolean;
+}
+export interface Images {
+  pictures: (Picture | null)[];
+  labels: string[] | null;
+  columns: number | null;
+}
+export interface GalleryRow {
+  label: string;
+  pictures: (Picture | null)[];
+  texts: string[] | null;
+}
+export interface Gallery {
+  columns: string[] | null;
+  rows: GalleryRow[];
+}
+export interface Feature extends Node {
+  picture: Picture | null;
+}
+export interface Kernel {
+  source: string;
+  target: string;
+  weight: number;
+  map: Num[][] | null;
+  label: string | null;
+}
+export interface Circuit {
+  nodes: Feature[];
+  edges: Kernel[];
+}
+export interface Tuning {
+  angles: number[];
+  series: Record<string, Num[]>;
+  value_label: string;
+  radial: boolean;
+}
+export interface Labelling {
+  pictures: Picture[];
+  classes: string[];
+  keys: string[];
+}
 export interface Group {
   figures: Figure[];
 }
@@ -96,6 +146,11 @@ interface Kinds {
   tokens: Tokens;
   graph: Graph;
   table: Table;
+  images: Images;
+  gallery: Gallery;
+  circuit: Circuit;
+  tuning: Tuning;
+  labelling: Labelling;
   group: Group;
 }
 export type Figure = {

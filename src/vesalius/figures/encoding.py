@@ -26,7 +26,7 @@ def numbers(values: Any) -> Any:
 
 def words(values: Iterable[Any] | None) -> list[str] | None:
     """`values` as strings, numbers among them shortened; None stays None."""
-    return None if values is None else [v if isinstance(v, str) else str(numbers(v)) for v in values]
+    return None if values is None else [v if isinstance(v, str) else _word(numbers(v)) for v in values]
 
 
 def matrix(values: Any, *, dimensions: tuple[int, ...], name: str) -> Any:
@@ -55,6 +55,10 @@ def same_length(named: Mapping[str, Any]) -> None:
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise VesaliusError(f"lengths differ: {found}; expected one length")
+
+
+def _word(number: Any) -> str:
+    return f"{number:g}" if isinstance(number, float) else str(number)
 
 
 def _listed(values: Any) -> Any:

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 MANY = 24
-"""An axis of at most so many cells names each of them."""
+"""An axis of at most so many cells names each of them, if their numbers are short."""
 TURN = (1, 2, 5, 10, 15, 30, 45, 90, 180)
 """Steps of an axis in degrees."""
 
@@ -13,14 +13,16 @@ TURN = (1, 2, 5, 10, 15, 30, 45, 90, 180)
 def ticks(values: Any, label: str) -> list[list[Any]] | None:
     """[place, words] of the round numbers along `values`, in places counted from 0; None where each is named.
 
-    That is where `values` are few, are not numbers, or are not evenly spaced. An axis whose label speaks of
-    degrees counts in parts of a turn.
+    That is where `values` are few and short, are not numbers, or are not evenly spaced. An axis whose label
+    speaks of degrees counts in parts of a turn.
 
     >>> ticks(range(0, 360), "orientation (°)")[:3]
     [[0.0, '0'], [45.0, '45'], [90.0, '90']]
     """
     axis = list(values) if values is not None else []
-    if len(axis) <= MANY or not all(isinstance(v, int | float) for v in axis):
+    if len(axis) < 2 or not all(isinstance(v, int | float) for v in axis):
+        return None
+    if len(axis) <= MANY and all(float(f"{v:.3g}") == v for v in axis):
         return None
     step = (axis[-1] - axis[0]) / (len(axis) - 1)
     if step == 0 or any(abs(b - a - step) > 1e-3 * abs(step) for a, b in pairwise(axis)):
