@@ -29,7 +29,7 @@ from vesalius.stimuli.family import Axis, family
 LINE = 1e7
 """The radius in px that an infinite one is drawn with: straight to 1e-3 px in any picture."""
 
-CURVATURES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.33, 1.67, 2.0, 2.67, 3.33, 4.0)
+CURVATURES = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """What `radius` is asked at: half a receptive field over these; 0 is a line."""
 
 
