@@ -235,6 +235,17 @@ class Model:
         self.map_shape(address)
         return address
 
+    def layer_sites(self) -> list[str]:
+        """The output of every layer in order: a convnet's maps by their names, a transformer's `resid_post@…`.
+
+        Raises VesaliusError for an unknown architecture, whose layers have to be named.
+        """
+        sites = self._known().sites
+        if "maps" in sites:
+            names = self._known().layer_names(self.module)
+            return [str(Site.parse(sites["maps"].format(name))) for name in names]
+        return [f"resid_post@{layer}" for layer in range(self.n_layers)]
+
     def map_shape(self, site: str, size: tuple[int, int] | None = None) -> tuple[int, ...]:
         """What a site gives for one picture: `(channels, rows, columns)` of maps, `(width, positions)` of tokens.
 
@@ -388,12 +399,18 @@ def _recalibrate(model: Model, norms: list[nn.Module], generator: torch.Generato
 
 
 def load(
-    name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, download: bool = False
+    name: str | Path,
+    *,
+    weights: str | Path | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    download: bool = False,
 ) -> Model:
-    """Open a network by name: `zoo/NAME`, a local folder, a `.gguf` file, or a Hugging Face id.
+    """Open a network by name: `zoo/NAME`, a published image network (`inceptionv1`), a folder, a `.gguf` file, or a
+    Hugging Face id.
 
-    Nothing is fetched unless `download` says so. Only safetensors, GGUF and `weights_only` files are read; a pickle
-    is refused. The weights are checked to be finite and the architecture's equations to hold.
+    Nothing is fetched unless `download` says so; `weights` is the file of an image network if you have it. No file is
+    executed: a pickle is refused. The weights are checked to be finite and the architecture's equations to hold.
     """
     from vesalius.equations import check_equations
     from vesalius.formats.weights import check_finite
@@ -402,7 +419,7 @@ def load(
         raise VesaliusError(
             "the name of the model is empty; expected zoo/NAME, a folder, a .gguf file or a hub id"
         )
-    parts = _read(str(name), dtype, download)
+    parts = _read(str(name), weights, dtype, download)
     check_finite(dict(parts.module.named_parameters()), name=parts.name)
     model = Model(
         parts.module.to(device=device, dtype=dtype),
@@ -417,10 +434,15 @@ def load(
     return model
 
 
-def _read(name: str, dtype: torch.dtype, download: bool) -> Parts:
-    from vesalius.formats import gguf, huggingface, llama2c, zoo
+def _read(name: str, weights: str | Path | None, dtype: torch.dtype, download: bool) -> Parts:
+    from vesalius.formats import gguf, huggingface, llama2c, published, zoo
 
     path = Path(name).expanduser()
+    if name in published.NETWORKS:
+        return published.read(name, weights=weights and Path(weights).expanduser(), download=download)
+    if weights is not None:
+        known = ", ".join(published.NETWORKS)
+        raise VesaliusError(f"weights were given for '{name}', which is no published network; those are {known}")
     if name.startswith("zoo/"):
         return zoo.read(name)
     if (path / "card.json").is_file():

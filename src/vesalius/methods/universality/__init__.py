@@ -1,0 +1,1 @@
+"""Universality: whether two networks hold the same features and circuits."""
