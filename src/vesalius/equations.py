@@ -15,6 +15,8 @@ inputs, everything is recorded once and compared with what the weights say (row 
     mlp out         mlp_out = neurons W_out + b_out
     logits          logits = norm_final(resid_post of the last layer) W_U + b_U
 
+The equations of a convolutional network are in `convolution_equations`.
+
 The error of an equation is the largest absolute difference divided by the largest absolute value: 0 is exact.
 """
 
@@ -30,7 +32,9 @@ from torch import Tensor, nn
 
 from vesalius.access import record
 from vesalius.architectures import Architecture, Shape
+from vesalius.convolution_equations import convolution_errors
 from vesalius.errors import VesaliusError
+from vesalius.preprocessing import Preprocessing
 
 TOKENS_CHECKED = 4096
 """How many logits are compared, evenly spaced over the vocabulary."""
@@ -44,6 +48,7 @@ class Opened(Protocol):
 
     module: nn.Module
     architecture: Architecture | None
+    preprocessing: Preprocessing | None
     name: str
 
 
@@ -79,6 +84,8 @@ def check_equations(model: Opened, *, positions: int = 6, seed: int = 0) -> dict
     """
     if model.architecture is None:
         return {}
+    if "maps" in model.architecture.sites:
+        return convolution_errors(model)
     shape = model.architecture.shape(model.module)
     network = Network(model.module, model.architecture, model.name, shape)
     inputs = example(model, positions=positions, seed=seed)

