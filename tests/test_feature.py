@@ -125,3 +125,13 @@ def test_a_method_about_a_feature_takes_its_address(model):
             seen(vs.Model(model.module), "2[3]")
     finally:
         del _registry["seen"]
+
+
+def test_a_picture_s_file_is_an_input(model, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (50, 40), (255, 0, 0)).save(tmp_path / "red.png")
+    red = torch.zeros(1, 3, 32, 24)
+    red[:, 0] = 1
+    assert torch.allclose(model(tmp_path / "red.png"), model(red), atol=1e-5)
+    assert torch.equal(model.pixels(tmp_path), model.pixels([tmp_path / "red.png"]))

@@ -235,6 +235,14 @@ class Model:
         self.map_shape(address)
         return address
 
+    def pixels(self, pictures: Any) -> Float[Tensor, "batch channel height width"]:
+        """Pictures fitted to the network: files, a folder, a tensor of any size, whatever `open_images` takes."""
+        from vesalius.data.images import open_images
+
+        found = open_images(pictures)
+        fitted = [self._pictures().fit(found[number]) for number in range(len(found))]
+        return torch.stack(fitted).to(device=self.device, dtype=self.dtype)
+
     def layer_sites(self) -> list[str]:
         """The output of every layer in order: a convnet's maps by their names, a transformer's `resid_post@…`.
 
@@ -345,8 +353,9 @@ class Model:
 
     def _prepare(self, inputs: Any) -> Mapping[str, Any] | tuple:
         """Text, texts (padded on the right, with a mask) or ids `[batch, pos]` to a token model's arguments."""
-        if self.preprocessing is not None and isinstance(inputs, Tensor):
-            return (self.preprocessing.normalise(inputs),)
+        if self.preprocessing is not None and isinstance(inputs, Tensor | str | Path):
+            pixels = inputs if isinstance(inputs, Tensor) else self.pixels(inputs)
+            return (self.preprocessing.normalise(pixels),)
         if self.architecture is None or self.architecture.inputs != "tokens":
             return inputs if isinstance(inputs, Mapping | tuple) else (inputs,)
         if isinstance(inputs, Mapping):
