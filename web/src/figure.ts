@@ -131,6 +131,8 @@ export interface Labelling {
   classes: string[];
   keys: string[];
 }
+/** What a reader said of the pictures: the class of each key. */
+export type Labels = Record<string, string>;
 export interface Group {
   figures: Figure[];
 }

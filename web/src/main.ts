@@ -2,18 +2,27 @@
 
 import { mount, unmount } from "svelte";
 import FigureView from "./FigureView.svelte";
-import type { Figure } from "./figure";
+import type { Figure, Labels } from "./figure";
 import { theme } from "./theme.svelte";
 import "./style.css";
 import "./page.css";
 
-function draw(target: HTMLElement, figure: Figure): Record<string, unknown> {
-  return mount(FigureView, { target, props: { figure } });
+interface Model {
+  get(name: "figure"): Figure;
+  set(name: "labels", labels: Labels): void;
+  save_changes(): void;
 }
 
-function render({ model, el }: { model: { get(name: "figure"): Figure }; el: HTMLElement }): () => void {
+function draw(target: HTMLElement, figure: Figure, onlabels?: (labels: Labels) => void): Record<string, unknown> {
+  return mount(FigureView, { target, props: { figure }, context: new Map([["labels", onlabels]]) });
+}
+
+function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
   el.classList.add("vesalius");
-  const view = draw(el, model.get("figure"));
+  const view = draw(el, model.get("figure"), (labels) => {
+    model.set("labels", labels);
+    model.save_changes();
+  });
   return () => unmount(view);
 }
 

@@ -50,7 +50,7 @@ class Figure:
         return path
 
     def widget(self) -> Any:
-        """The figure as an anywidget, for notebooks (extra `notebook`)."""
+        """The figure as an anywidget, for notebooks (extra `notebook`); what a reader labels is in `.labels`."""
         import anywidget
         import traitlets
 
@@ -58,6 +58,7 @@ class Figure:
             _esm = bundle()
             _css = style()
             figure = traitlets.Dict().tag(sync=True)
+            labels = traitlets.Dict().tag(sync=True)
 
         return FigureWidget(figure=self.to_json())
 
@@ -65,7 +66,7 @@ class Figure:
         """A sandboxed frame with the whole page, for notebooks without widgets."""
         source = markup.escape(self.html(), quote=True)
         return (
-            f'<iframe srcdoc="{source}" title="{markup.escape(self.title)}" sandbox="allow-scripts" '
+            f'<iframe srcdoc="{source}" title="{markup.escape(self.title)}" sandbox="allow-scripts allow-downloads" '
             'style="width:100%;height:560px;border:0" loading="lazy"></iframe>'
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vesalius.figures.figure import Figure
-from vesalius.figures.paper import charts, circuits
+from vesalius.figures.paper import charts, circuits, features, pictures
 from vesalius.figures.paper.ink import Data, printable
 
 if TYPE_CHECKING:
@@ -39,7 +39,21 @@ DRAWN: dict[str, Callable[[Data, "SubFigure"], None]] = {
     "tokens": circuits.tokens,
     "graph": circuits.graph,
     "table": circuits.table,
+    "images": pictures.images,
+    "gallery": pictures.gallery,
+    "labelling": pictures.labelling,
+    "circuit": features.circuit,
+    "tuning": features.tuning,
 }
+
+SIZES: dict[str, Callable[[Data], tuple[float, float]]] = {
+    "images": pictures.images_size,
+    "gallery": pictures.gallery_size,
+    "labelling": pictures.labelling_size,
+    "circuit": features.circuit_size,
+    "tuning": features.tuning_size,
+}
+"""Those whose size follows from how their parts are laid out."""
 
 
 def draw(figure: Figure, path: Path) -> None:
@@ -78,6 +92,10 @@ def _size(figure: Figure) -> tuple[float, float]:
     if figure.component == "group":
         sizes = [_size(Figure(**part)) for part in data["figures"]]
         return max(width for width, _ in sizes), sum(height for _, height in sizes) + 0.3
+    if figure.component in SIZES:
+        width, height = SIZES[figure.component](data)
+        title, caption = len(figure.title) / (11 * width), len(figure.caption) / (17 * width)
+        return width, height + 0.12 + 0.19 * math.ceil(title) + 0.14 * math.ceil(caption)
     if figure.component == "heatmap":
         panels, rows, columns = len(data["values"]), len(data["values"][0]), len(data["values"][0][0])
         across = min(panels, 3)

@@ -14,6 +14,7 @@ REGIONS = {"copying": SERIES[0], "anti-copying": SERIES[1], "imaginary": SERIES[
 
 def heatmap(data: Data, sheet: "SubFigure") -> None:
     values = data["values"]
+    named = {key: data[key] for key in ("x", "y", "x_ticks", "y_ticks")}
     shades, norm = scale([v for panel in values for row in panel for v in row], data["diverging"])
     across = min(len(values), 3)
     panels = sheet.subplots(math.ceil(len(values) / across), across, squeeze=False)
@@ -21,7 +22,7 @@ def heatmap(data: Data, sheet: "SubFigure") -> None:
         if place >= len(values):
             axes.axis("off")
             continue
-        image = matrix(axes, values[place], shades, norm, x=data["x"], y=data["y"])
+        image = matrix(axes, values[place], shades, norm, **named)
         axes.set_xlabel(data["x_label"])
         axes.set_ylabel(data["y_label"])
         if data["panels"]:

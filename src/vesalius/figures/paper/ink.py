@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,14 @@ SERIES = PALETTE["series"]
 
 def colour_of(number: int) -> str:
     return SERIES[number % len(SERIES)]
+
+
+def cyclic(degrees: float) -> tuple[float, ...]:
+    """The colour that goes round with an angle, as in the interactive figures."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    stops = PALETTE["cyclic"]
+    return LinearSegmentedColormap.from_list("turn", [*stops, stops[0]], N=360)(degrees % 360 / 360)
 
 
 def scale(values: list[float | None], diverging: bool) -> tuple["Colormap", "Normalize"]:
@@ -58,12 +67,14 @@ def label(text: str, *, everywhere: bool = False) -> str:
 
 
 def printable(value: Any) -> Any:
-    """The same JSON with every character that the font lacks written as its code, \\u4e2d."""
+    """The same JSON with every character that the font lacks written as its code, \\u4e2d; pictures as they are."""
     if isinstance(value, str):
         return "".join(c if c in "\n\r\t" or ord(c) in _font() else f"\\u{ord(c):04x}" for c in value)
     if isinstance(value, list):
         return [printable(item) for item in value]
-    return {printable(k): printable(v) for k, v in value.items()} if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        return {printable(k): v if k == "src" else printable(v) for k, v in value.items()}
+    return value
 
 
 @cache
@@ -78,15 +89,33 @@ def gaps(values: list[float | None]) -> list[float]:
 
 
 def matrix(
-    axes: "Axes", values: Any, shades: "Colormap", norm: "Normalize", *, x: Any, y: Any, size: float = 7
+    axes: "Axes",
+    values: Any,
+    shades: "Colormap",
+    norm: "Normalize",
+    *,
+    x: Any,
+    y: Any,
+    x_ticks: Any = None,
+    y_ticks: Any = None,
+    size: float = 7,
 ) -> Any:
     cells = [gaps(row) for row in values]
     image = axes.imshow(cells, cmap=shades, norm=norm, aspect="auto", interpolation="nearest")
-    for words, count, place in ((x, len(values[0]), axes.set_xticks), (y, len(values), axes.set_yticks)):
-        step = max(1, math.ceil(count / 32))
+    sides = ((x, x_ticks, len(values[0]), axes.set_xticks), (y, y_ticks, len(values), axes.set_yticks))
+    for words, ticks, count, place in sides:
+        if ticks:
+            place([at for at, _ in ticks], [word for _, word in ticks], fontsize=size)
+            continue
+        counted = words is not None and all(re.fullmatch(r"[-−]?[\d.]+°?", word) for word in words)
+        step = max(1, math.ceil(count / (12 if counted else 32)))
         at = list(range(0, count, step))
         shown = [label(words[i])[:18] if words else str(i) for i in at]
-        turned = 90 if place == axes.set_xticks and words and max(map(len, shown)) * count > 40 else 0
+        turned = (
+            90
+            if place == axes.set_xticks and words and not counted and max(map(len, shown)) * count > 40
+            else 0
+        )
         place(at, shown, rotation=turned, fontsize=size)
     return image
 
