@@ -26,7 +26,8 @@ def opened(name: str) -> Model:
 
 def test_every_registered_architecture_has_an_instance_here():
     seen = {opened(name).architecture.name for name in TINY}
-    known = {family.name for family in architectures.registered() if not family.name.endswith("bigram")}
+    families = (family for family in architectures.registered() if "maps" not in family.sites)
+    known = {family.name for family in families if not family.name.endswith("bigram")}
     assert known <= seen
 
 

@@ -55,9 +55,13 @@ def convolution_errors(model: Opened, *, seed: int = 0) -> dict[str, float]:
     """
     family, module = model.architecture, model.module
     assert family is not None
-    layers = [name for name in family.layer_names(module)] if "maps" in family.sites else []
+    layers = family.layer_names(module) if "maps" in family.sites else ()
     rectified = {family.sites["maps"].format(name): family.sites["maps_pre"].format(name) for name in layers}
-    logits = [family.sites["logits"], family.sites["logits"].replace(":out", ":in")] if "logits" in family.sites else []
+    logits = (
+        [family.sites["logits"], family.sites["logits"].replace(":out", ":in")]
+        if "logits" in family.sites
+        else []
+    )
     parts = dict(checked(module))
     sites = {f"{path}:{port}" for path in parts for port in ("in", "out")}
     sites |= {f"{path}.{part}" for path, one in parts.items() for part in SUMMED.get(type(one), ())}
@@ -145,14 +149,25 @@ def some(out: Maps) -> Float[Tensor, "batch channel spot"]:
 
 
 def windows(
-    given: Maps, out: Maps, *, kernel: tuple[int, int], stride: tuple[int, int], before: tuple[int, int], fill: float
+    given: Maps,
+    out: Maps,
+    *,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    before: tuple[int, int],
+    fill: float,
 ) -> Float[Tensor, "batch channel spot row column"]:
     """What the spots of `out` look at; `before` is the padding above and left, and `fill` what it is made of."""
     needed = [(size - 1) * step + side for size, step, side in zip(out.shape[2:], stride, kernel)]
     after = [max(need - size - first, 0) for need, size, first in zip(needed, given.shape[2:], before)]
     padded = nn.functional.pad(given, (before[1], after[1], before[0], after[0]), value=fill)
     looked = [
-        padded[:, :, row * stride[0] : row * stride[0] + kernel[0], column * stride[1] : column * stride[1] + kernel[1]]
+        padded[
+            :,
+            :,
+            row * stride[0] : row * stride[0] + kernel[0],
+            column * stride[1] : column * stride[1] + kernel[1],
+        ]
         for row, column in spots(out)
     ]
     return torch.stack(looked, 2)
@@ -168,9 +183,13 @@ def same_before(given: Maps, kernel: tuple[int, int], stride: tuple[int, int]) -
 def convolved(given: Maps, conv: nn.Conv2d, out: Maps) -> Float[Tensor, "batch channel spot"]:
     kernel, stride = pair(conv.kernel_size), pair(conv.stride)
     same = isinstance(conv, SameConv2d) or conv.padding == "same"
-    before = same_before(given, kernel, stride) if same else pair(0 if conv.padding == "valid" else conv.padding)
+    before = (
+        same_before(given, kernel, stride) if same else pair(0 if conv.padding == "valid" else conv.padding)
+    )
     looked = windows(given, out, kernel=kernel, stride=stride, before=before, fill=0.0)
-    looked = rearrange(looked, "batch (group c) spot row column -> batch group c spot row column", group=conv.groups)
+    looked = rearrange(
+        looked, "batch (group c) spot row column -> batch group c spot row column", group=conv.groups
+    )
     weight = rearrange(conv.weight, "(group out) c row column -> group out c row column", group=conv.groups)
     result = einsum(looked, weight, "batch g c spot row column, g out c row column -> batch g out spot")
     result = rearrange(result, "batch g out spot -> batch (g out) spot")

@@ -75,9 +75,7 @@ RESNET_UNITS = {
     for unit in range(1, units + 1)
     for conv in (1, 2)
 }
-VGG_MAPS = {
-    f"{block}_{conv}": f"conv{block}_{conv}" for block in range(1, 6) for conv in range(1, 5)
-}
+VGG_MAPS = {f"{block}_{conv}": f"conv{block}_{conv}" for block in range(1, 6) for conv in range(1, 5)}
 
 register(
     table(
@@ -89,12 +87,16 @@ register(
     )
 )
 register(
-    table(inception_v3.InceptionV3, layers=inception_v3.LAYERS, default_site="mixed2", classifier="predictions")
+    table(
+        inception_v3.InceptionV3, layers=inception_v3.LAYERS, default_site="mixed2", classifier="predictions"
+    )
 )
 register(table(AlexNet, layers=ALEXNET, default_site="conv3", classifier="fc8"))
 register(table(OneTower, layers=ALEXNET, default_site="conv3", classifier="fc8"))
 register(
-    table(VGG, layers=lambda module: module.layers, default_site="conv3_3", classifier="fc8", aliases=VGG_MAPS)
+    table(
+        VGG, layers=lambda module: module.layers, default_site="conv3_3", classifier="fc8", aliases=VGG_MAPS
+    )
 )
 register(table(HED, layers=lambda module: module.layers, default_site="conv3_3", aliases=VGG_MAPS))
 register(
@@ -108,6 +110,10 @@ register(
 )
 register(table(ThinResNet, layers=residual_units, default_site="stage2.unit3.conv2", classifier="classifier"))
 register(
-    table(EfficientNetLite, layers=inverted_residuals, default_site="block6.depthwise", classifier="classifier")
+    table(
+        EfficientNetLite, layers=inverted_residuals, default_site="block6.depthwise", classifier="classifier"
+    )
 )
-register(table(MobileNetV2, layers=inverted_residuals, default_site="block6.depthwise", classifier="classifier"))
+register(
+    table(MobileNetV2, layers=inverted_residuals, default_site="block6.depthwise", classifier="classifier")
+)

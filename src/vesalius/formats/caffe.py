@@ -27,7 +27,9 @@ def read(file: BinaryIO, *, name: str) -> dict[str, Tensor]:
                 title, blobs = layer(message, *LAYER_KINDS[field])
                 found |= {f"{title}.{kind}": blob for kind, blob in zip(("weight", "bias"), blobs)}
     except (Damaged, ValueError, TypeError) as error:
-        raise VesaliusError(f"{name} is no network of Caffe, or is cut short ({error}); fetch it again.") from None
+        raise VesaliusError(
+            f"{name} is no network of Caffe, or is cut short ({error}); fetch it again."
+        ) from None
     if not found:
         raise VesaliusError(f"{name} holds no blob; expected a trained network of Caffe.")
     return found

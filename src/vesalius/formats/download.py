@@ -74,7 +74,10 @@ def fetch(source: Source, folder: Path) -> Path:
         run(["npm", "pack", "--ignore-scripts", "--silent", "--pack-destination", str(folder), rest], source)
     else:
         try:
-            with urllib.request.urlopen(source.home, timeout=60) as answer, (folder / source.file).open("wb") as file:
+            with (
+                urllib.request.urlopen(source.home, timeout=60) as answer,
+                (folder / source.file).open("wb") as file,
+            ):
                 shutil.copyfileobj(answer, file)
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             raise VesaliusError(f"{source.home} cannot be fetched: {error}") from None

@@ -31,7 +31,9 @@ def read(file: BinaryIO, *, name: str) -> dict[str, Tensor]:
         nodes = [fields(value) for field, value in fields(memoryview(file.read())) if field == NODE]
         found = {key: tensor for node in nodes for key, tensor in numbers_of(node)}
     except (Damaged, ValueError, TypeError) as error:
-        raise VesaliusError(f"{name} is no frozen graph, or is cut short ({error}); fetch it again.") from None
+        raise VesaliusError(
+            f"{name} is no frozen graph, or is cut short ({error}); fetch it again."
+        ) from None
     if not found:
         raise VesaliusError(f"{name} holds no constant; expected a frozen graph of TensorFlow.")
     return found

@@ -62,7 +62,9 @@ def in_torch(arrays: Mapping[str, Tensor], module_of: Callable[[str], str]) -> d
     for path, array in arrays.items():
         layer, kind = path.removesuffix(":0").split("/")[-2:]
         if kind not in WEIGHTS:
-            raise VesaliusError(f"'{path}' is no weight of a Keras layer; expected one of {', '.join(WEIGHTS)}")
+            raise VesaliusError(
+                f"'{path}' is no weight of a Keras layer; expected one of {', '.join(WEIGHTS)}"
+            )
         turned = kernel_in_torch(array, depthwise="depthwise" in path) if "kernel" in kind else array
         state[f"{module_of(layer)}.{WEIGHTS[kind]}"] = turned
     return state

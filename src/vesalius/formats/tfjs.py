@@ -42,7 +42,9 @@ def read(manifest: Iterable[dict[str, Any]], data: bytes, *, name: str) -> dict[
         tensors[entry["name"]] = torch.from_numpy(values.reshape(entry["shape"]).astype(np.float32))
         at += size
     if at != len(data):
-        raise VesaliusError(f"the shards of {name} have {len(data):,} bytes; its manifest accounts for {at:,}")
+        raise VesaliusError(
+            f"the shards of {name} have {len(data):,} bytes; its manifest accounts for {at:,}"
+        )
     return tensors
 
 
@@ -67,7 +69,9 @@ def bytes_in_script(script: bytes, *, name: str) -> bytes:
     """A shard that was minified into a JavaScript file as base64. Raises VesaliusError if there is none."""
     match = re.search(rb'exports="([A-Za-z0-9+/=]*)"', script)
     if match is None:
-        raise VesaliusError(f"{name} holds no base64 string, or is cut short; expected a shard of TensorFlow.js")
+        raise VesaliusError(
+            f"{name} holds no base64 string, or is cut short; expected a shard of TensorFlow.js"
+        )
     try:
         return base64.b64decode(match[1], validate=True)
     except binascii.Error as error:

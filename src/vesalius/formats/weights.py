@@ -62,13 +62,9 @@ def read_torch(file: Path | BinaryIO, *, name: str) -> dict[str, Tensor]:
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise VesaliusError(
-            f"{name} is damaged or cut short ({reason}); fetch or save it again."
-        ) from None
+        raise VesaliusError(f"{name} is damaged or cut short ({reason}); fetch or save it again.") from None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise VesaliusError(
-            f"{name} holds a {type(state).__name__}; expected names with one tensor each."
-        )
+        raise VesaliusError(f"{name} holds a {type(state).__name__}; expected names with one tensor each.")
     return dict(state)
 
 

@@ -106,7 +106,8 @@ class InceptionV3(nn.ModuleDict):
             if number in (3, 5):
                 x = self[f"max_pooling2d_{number // 2}"](x)
         for name, branches in MIXED.items():
-            joined = [out for branch, convs in zip(branches, self.convs[name]) for out in self._branch(name, branch, convs, x)]
+            paths = zip(branches, self.convs[name])
+            joined = [out for branch, convs in paths for out in self._branch(name, branch, convs, x)]
             x = self[name](self[f"{name}_pre_relu"](*joined))
         return self["predictions"](self["hidden"](self["avg_pool"](x).flatten(1)))
 
@@ -146,7 +147,14 @@ class InceptionV3(nn.ModuleDict):
         return total
 
     def _add(
-        self, name: str, inputs: int, width: int, kernel: tuple[int, int], *, stride: int = 1, same: bool = True
+        self,
+        name: str,
+        inputs: int,
+        width: int,
+        kernel: tuple[int, int],
+        *,
+        stride: int = 1,
+        same: bool = True,
     ) -> None:
         kind = SameConv2d if same else nn.Conv2d
         self[f"{name}_conv"] = kind(inputs, width, kernel, stride, bias=False)
