@@ -12,6 +12,7 @@ import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -46,10 +47,10 @@ def fetched(source: Source, *, name: str, download: bool) -> Path:
     if path.is_file():
         check_hash(path, source)
         return path
-    if not source.home or not source.sha256:
+    if not source.home:
         raise VesaliusError(
-            f"the weights of '{name}' have no home with a published sha256; give your copy of {source.file} as "
-            f"load('{name}', weights=PATH){f', which {source.home} hands out' if source.home else ''}"
+            f"the weights of '{name}' ({source.file}) are handed out under no published sha256, so they are not "
+            f"fetched; give your copy of the file: load('{name}', weights=PATH)"
         )
     if not download:
         raise VesaliusError(
@@ -129,7 +130,7 @@ def opened(path: Path, members: tuple[str, ...]) -> dict[str, BinaryIO]:
                 return {member: BytesIO(tar_member(archive, member)) for member in members}
         with zipfile.ZipFile(path) as archive:
             return {member: BytesIO(archive.read(member)) for member in members}
-    except (KeyError, zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+    except (KeyError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise VesaliusError(
             f"{path.name} is damaged, cut short or lacks one of {', '.join(members)} ({error})"
         ) from None
