@@ -10,20 +10,26 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from vesalius.access import record
 from vesalius.data.images import Images
 from vesalius.dictionaries import Feature
 from vesalius.errors import VesaliusError
-from vesalius.examples import activations, by_unit, field_of
+from vesalius.examples import by_unit, field_of
 from vesalius.method import progress
 from vesalius.model import Model
 from vesalius.store.reducers import Moments, TopExamples
 
 EDGE = 0.1
 """The share of the radius over which a circular mask falls to nothing."""
+OUTSIDE = 0.2
+"""How much of a field's side may lie outside the picture where a unit's best places are looked for."""
+
+
+WEAK = 0.1
+"""An example counts with at least this share of the best one's activation."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Survey:
     sd: Float[Tensor, " unit"]
     """Over all positions of all pictures: the units in which responses are told."""
     top: TopExamples
-    """Where each unit is highest, once a picture, among positions that see nothing outside of it if there are such."""
+    """Where each unit is highest, once a picture, among positions that see little outside of it if there are such."""
     columns: int
     first: int
     """The positions that `top` counts: how many there are in a row, and the first row and column."""
@@ -103,9 +109,7 @@ def answers(
     """The activation of every unit of a site at the window's position, for pictures of the window's size."""
     given = []
     for part in _fitted(pictures, model.preprocessing.channels).split(batch):
-        with torch.no_grad(), record(model, site, stop=True, gradients=True) as acts:
-            model(part.to(device=model.device, dtype=model.dtype))
-        value = acts[site]
+        value = _recorded(model, site, part)
         if value.dim() == 4:
             value = value[:, :, seen.position, seen.position]
         given.append((value.mean(1) if value.dim() == 3 else value).float().cpu())
@@ -122,10 +126,8 @@ def survey(
     moments = top = None
     columns = first = 0
     field = field_of(model, site)
-    batches = -(-len(pictures) // 16)
-    stream = activations(model, site, pictures)
-    for _ in progress(range(batches), f"pictures at {site}"):
-        numbers, value = next(stream)
+    for numbers, pixels in progress(pictures.batches(model.preprocessing, batch=16), f"pictures at {site}"):
+        value = _recorded(model, site, pixels)
         if feature is not None and feature.read is not None:
             value = torch.cat([value, feature.value(value).unsqueeze(1 if value.dim() == 4 else -1)], _axis(value))
         inner, first = _inner(value, field, model.preprocessing.size)
@@ -133,8 +135,8 @@ def survey(
         every, among = by_unit(value), by_unit(inner)
         if moments is None or top is None:
             moments, top = Moments(every.shape[1]), TopExamples(every.shape[1], examples)
-        moments.add(every, numbers)
-        top.add(among, numbers)
+        moments.add(every, torch.tensor(numbers))
+        top.add(among, torch.tensor(numbers))
     if moments is None or top is None:
         raise VesaliusError(f"there are no pictures to ask {model.name} with; expected at least one")
     return Survey(moments.mean.float(), moments.sd.float(), top, columns, first)
@@ -143,12 +145,16 @@ def survey(
 def best_crops(
     model: Model, site: str, pictures: Images, found: Survey, *, unit: int, seen: Window
 ) -> Float[Tensor, "example channel size size"]:
-    """The window around each of a unit's best places, best first, with the picture's edge carried on outside."""
+    """The window around a unit's best places, best first, with the picture's edge carried on outside.
+
+    Places where the unit has less than a tenth of its highest value are left out; at least one stays.
+    """
     field = field_of(model, site)
     shown = []
-    for example, place in zip(found.top.examples[unit].tolist(), found.top.positions[unit].tolist()):
-        if example < 0:
-            continue
+    values = found.top.values[unit]
+    kept = (values >= WEAK * values[0]) & (found.top.examples[unit] >= 0)
+    kept[0] = True
+    for example, place in zip(found.top.examples[unit][kept].tolist(), found.top.positions[unit][kept].tolist()):
         picture = model.preprocessing.fit(pictures[example])
         if field is None:
             shown.append(picture[:, : seen.size, : seen.size])
@@ -169,19 +175,7 @@ def turns(
     Bilinear; what is outside the circle has the mean colour of the inside, so that no corner and no change of
     brightness comes in with the turn.
     """
-    row, column = seen.centre
-    along = torch.arange(seen.size, dtype=torch.float64)
-    x, y = (along - column)[None, :], (row - along)[:, None]
-    turn = degrees.double().deg2rad()[:, None, None]
-    from_x, from_y = x * turn.cos() + y * turn.sin(), y * turn.cos() - x * turn.sin()
-    grid = torch.stack([from_x + column, row - from_y], -1) * 2 / (seen.size - 1) - 1
-    turned = F.grid_sample(
-        crop.expand(len(degrees), *crop.shape), grid.to(crop), padding_mode="border", align_corners=True
-    )
-    radius = seen.field / 2
-    inside = ((radius - torch.hypot(x, y)) / (EDGE * radius)).clamp(0, 1).to(crop)
-    colour = (crop * inside).sum((1, 2)) / inside.sum()
-    return turned * inside + colour[:, None, None] * (1 - inside)
+    return _turned(crop, *_circle(degrees, seen))
 
 
 def turned_answers(
@@ -194,9 +188,10 @@ def turned_answers(
     batch: int = 64,
 ) -> Float[Tensor, "example angle unit"]:
     """Every unit's answer to every crop turned by every angle."""
+    grid, inside = _circle(degrees, seen)
     return torch.stack(
         [
-            answers(model, site, turns(crop, degrees, seen=seen), seen=seen, batch=batch)
+            answers(model, site, _turned(crop, grid, inside), seen=seen, batch=batch)
             for crop in progress(list(crops), "examples turned about")
         ]
     )
@@ -209,16 +204,46 @@ def with_feature(values: Float[Tensor, "*rest unit"], feature: Feature) -> Float
     return torch.cat([values, (values @ feature.vector(values.shape[-1]).to(values))[..., None]], -1)
 
 
+def _recorded(model: Model, site: str, pixels: Tensor) -> Tensor:
+    """The value at a site; the forward ends there, so nothing can write into it and it is read without a copy."""
+    with torch.no_grad(), record(model, site, stop=True, gradients=True) as acts:
+        model(pixels.to(device=model.device, dtype=model.dtype))
+    return acts[site]
+
+
+def _circle(
+    degrees: Float[Tensor, " angle"], seen: Window
+) -> tuple[Float[Tensor, "angle size size 2"], Float[Tensor, "size size"]]:
+    """Where in the crop each pixel of each turned picture comes from, in -1..1, and how much of it is in the circle."""
+    row, column = seen.centre
+    along = torch.arange(seen.size, dtype=torch.float64)
+    x, y = (along - column)[None, :], (row - along)[:, None]
+    turn = degrees.double().deg2rad()[:, None, None]
+    from_x, from_y = x * turn.cos() + y * turn.sin(), y * turn.cos() - x * turn.sin()
+    grid = torch.stack([from_x + column, row - from_y], -1) * 2 / (seen.size - 1) - 1
+    radius = seen.field / 2
+    return grid.float(), ((radius - torch.hypot(x, y)) / (EDGE * radius)).clamp(0, 1).float()
+
+
+def _turned(crop: Tensor, grid: Tensor, inside: Tensor) -> Float[Tensor, "angle channel size size"]:
+    pictures = F.grid_sample(
+        crop.expand(len(grid), *crop.shape), grid, padding_mode="border", align_corners=True
+    )
+    colour = (crop * inside).sum((1, 2)) / inside.sum()
+    return torch.lerp(colour[:, None, None], pictures, inside)
+
+
 def _axis(value: Tensor) -> int:
     return 1 if value.dim() == 4 else value.dim() - 1
 
 
 def _inner(value: Tensor, field: object, size: tuple[int, int]) -> tuple[Tensor, int]:
-    """The positions whose receptive fields lie within the picture (all, if none do), and the first of them."""
+    """The positions whose receptive fields lie within the picture or nearly so (all, if none do), and the first."""
     if value.dim() != 4 or field is None:
         return value, 0
+    spare = OUTSIDE * field.size
     reach = [
-        [at for at in range(count) if 0 <= field.box(at, at)[0] and field.box(at, at)[2] <= length]
+        [at for at in range(count) if -spare <= field.box(at, at)[0] and field.box(at, at)[2] <= length + spare]
         for count, length in zip(value.shape[2:], size)
     ]
     if not all(reach):
