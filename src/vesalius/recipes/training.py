@@ -1,11 +1,11 @@
-"""One training loop for every network that reads text, from first weights to last, resumable to the bit.
+"""One training loop for every network of the zoo, from first weights to last, resumable to the bit.
 
-Matrices inside the blocks are trained by Muon (Jordan et al. 2024), which takes steps of equal size in
-every direction of a matrix; embeddings, positions, unembedding and biases by AdamW. The learning rate rises
-for `warmup` steps and falls in a straight line to 0. The products are taken in bfloat16, everything else in
-float32.
+Matrices inside a transformer's blocks are trained by Muon (Jordan et al. 2024), which takes steps of equal size
+in every direction of a matrix; embeddings, positions, unembedding, biases and convolutions by AdamW. The
+learning rate rises for `warmup` steps and falls in a straight line to 0. The products are taken in bfloat16,
+everything else in float32.
 
-1. Batch `step` is a function of (seed, step) alone: rows in an order shuffled anew each epoch.
+1. The loss of `step` is a function of (seed, step) alone: rows in an order shuffled anew each epoch.
 2. Every `save_every` steps the whole state is written under a temporary name and renamed; a killed run
    starts from it.
 3. At steps that `kept` names, the weights are set aside; every `log_every` steps a line of JSON is written.
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -32,18 +32,15 @@ from vesalius.recipes.measured import after_bos
 
 def fit(
     model: nn.Module,
-    rows: Int[Tensor, "row pos"],
+    loss_of: Callable[[int], Float[Tensor, ""]],
     folder: Path,
     *,
     steps: int,
-    batch: int = 16,
     muon: float = 0.02,
     adam: float = 3e-3,
     warmup: int = 100,
     weight_decay: float = 0.01,
     clip: float = 1.0,
-    bfloat16: bool = True,
-    seed: int = 0,
     save_every: int = 250,
     log_every: int = 50,
     kept: Callable[[int], bool] = lambda step: False,
@@ -51,7 +48,7 @@ def fit(
     evaluate_every: int = 500,
     stop_at: int | None = None,
 ) -> Path:
-    """Train `model` in place on `rows`; returns the log. `stop_at` ends the run early, as a kill would."""
+    """Train `model` in place by the loss of each step; returns the log. `stop_at` ends early, as a kill would."""
     folder.mkdir(parents=True, exist_ok=True)
     log, state = folder / "log.jsonl", folder / "state.safetensors"
     optimisers = make_optimisers(model, muon=muon, adam=adam, weight_decay=weight_decay)
@@ -72,10 +69,7 @@ def fit(
         for optimiser, lr in zip(optimisers, peak, strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = lr * rate
-        target = batch_of(rows, step, batch, seed)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            logits = model(after_bos(target))
-        loss = F.cross_entropy(logits.float().flatten(0, 1), target.flatten().long())
+        loss = loss_of(step)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), clip)
         for optimiser in optimisers:
@@ -91,6 +85,20 @@ def fit(
             print(f"\rstep {step}/{steps}  loss {mean:.3f}", end="", flush=True)
             losses = []
     return log
+
+
+def next_token(
+    model: nn.Module, rows: Int[Tensor, "row pos"], *, batch: int = 16, seed: int = 0, bfloat16: bool = True
+) -> Callable[[int], Float[Tensor, ""]]:
+    """The loss of a step of a network that reads text: cross-entropy of every token of the step's rows."""
+
+    def loss(step: int) -> Float[Tensor, ""]:
+        target = rows[batch_of(len(rows), step, batch, seed)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            logits = model(after_bos(target))
+        return F.cross_entropy(logits.float().flatten(0, 1), target.flatten().long())
+
+    return loss
 
 
 def make_optimisers(
@@ -109,25 +117,24 @@ def make_optimisers(
     return optimisers
 
 
-def batch_of(rows: Int[Tensor, "row pos"], step: int, batch: int, seed: int) -> Int[Tensor, "batch pos"]:
-    """The rows of one step; the order of an epoch is drawn from the seed and the epoch's number."""
-    batches = len(rows) // batch
+def batch_of(rows: int, step: int, batch: int, seed: int) -> Int[Tensor, " batch"]:
+    """The numbers of one step's rows; the order of an epoch is drawn from the seed and the epoch's number."""
+    batches = rows // batch
     if not batches:
-        raise VesaliusError(f"The text gives {len(rows)} rows, and one batch takes {batch}; give more text.")
+        raise VesaliusError(f"There are {rows} rows, and one batch takes {batch}; give more of them.")
     epoch, place = divmod(step, batches)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(len(rows), generator=generator)
-    return rows[order[place * batch : (place + 1) * batch]]
+    return torch.randperm(rows, generator=generator)[place * batch : (place + 1) * batch]
 
 
 def save(
     file: Path, model: nn.Module, optimisers: list[torch.optim.Optimizer], step: int, seconds: float
 ) -> None:
     """Weights and the optimisers' memory in one safetensors file, replaced in one move."""
-    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors = {f"model/{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
     for number, optimiser in enumerate(optimisers):
         for index, memory in optimiser.state_dict()["state"].items():
-            tensors |= {f"{number}/{index}/{key}": value for key, value in memory.items()}
+            tensors |= {f"{number}/{index}/{key}": value.contiguous() for key, value in memory.items()}
     fresh = file.with_suffix(".new")
     save_file(tensors, fresh, metadata={"step": str(step), "seconds": str(seconds)})
     fresh.replace(file)

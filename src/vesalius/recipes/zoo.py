@@ -36,7 +36,7 @@ from vesalius.recipes.bigrams import fit_bigrams, pair_counts
 from vesalius.recipes.card import checkpoint_entry, curves, facts, rounded, write_card
 from vesalius.recipes.corpus import corpus as read_corpus
 from vesalius.recipes.tokenizer import encode, load_tokenizer, tokenizer_hash, train_tokenizer
-from vesalius.recipes.training import fit, half, write
+from vesalius.recipes.training import fit, half, next_token, write
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -184,7 +184,10 @@ def learn_text(model: ToyTransformer, rows: Tensor, held_out: Tensor, run: Path,
             "second_r": second,
         }
 
-    return fit(model, rows, run, kept=kept, evaluate=evaluate, evaluate_every=250, **settings)
+    batch, seed = settings["batch"], settings["seed"]
+    optimiser = {name: value for name, value in settings.items() if name not in ("batch", "seed")}
+    loss_of = next_token(model, rows, batch=batch, seed=seed)
+    return fit(model, loss_of, run, kept=kept, evaluate=evaluate, evaluate_every=250, **optimiser)
 
 
 def kept(step: int) -> bool:
