@@ -19,24 +19,24 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from vesalius import figures
 from vesalius.access import record
-from vesalius.data.images import open_images
+from vesalius.data.images import Images, open_images
 from vesalius.errors import VesaliusError
-from vesalius.examples import pre_activation
+from vesalius.examples import field_of, pre_activation
 from vesalius.figures import Figure
 from vesalius.method import method, progress
 from vesalius.metrics import family_wise, require_finite
 from vesalius.model import Model
 from vesalius.orbits import Match, Orbit, consistency, invariant, match, orbits, permuted, symmetrised
+from vesalius.responses import Window, answers, window
 from vesalius.result import Headline, Result
 from vesalius.transformations import Transformation, transformation, transformed
 from vesalius.weights.expanded import expanded_weights
-from vesalius.weights.receptive_field import receptive_field
+from vesalius.weights.receptive_field import ReceptiveField
 
 SHUFFLES = 8
 """Draws of each null that costs no forward pass."""
@@ -92,7 +92,7 @@ class Equivariance(Result):
         if first:
             rows += [
                 Headline(
-                    "its mean correlation", first["correlation"], note="descriptive: it was selected for this"
+                    "its mean correlation", first["correlation"], note="it was selected for this"
                 ),
                 Headline("share of its triples whose amounts add up", first["consistency"]),
             ]
@@ -193,9 +193,7 @@ def equivariance(
         raise VesaliusError(f"{steps} steps were asked for; expected 4 or more")
     kind, address = transformation(under), model.site(site)
     pictures = open_images(images).take(n_images, seed=seed)
-    fitted = [batch for _, batch in pictures.batches(model.preprocessing)]
-    pixels = torch.cat(fitted).to(model.device, model.dtype)
-    responses = _responses(model, address, pixels, kind, steps)
+    responses = _responses(model, address, pictures, kind, steps)
     found = match(responses, cyclic=kind.cyclic)
     families = orbits(found, threshold=threshold)
     amounts = kind.amounts(steps)
@@ -208,14 +206,14 @@ def equivariance(
     untrained = [
         size(
             match(
-                _responses(model.random_twin(seed + 1 + n), address, pixels, kind, steps),
+                _responses(model.random_twin(seed + 1 + n), address, pictures, kind, steps),
                 cyclic=kind.cyclic,
             )
         )
         for n in progress(range(twins), "untrained twins")
     ]
     nulls = [torch.tensor(null) for null in (exchanged, untrained)]
-    told = _reduced(model, address, source, families, pixels, kind, steps, threshold, seed)
+    told = _reduced(model, address, source, families, pictures, kind, steps, threshold, seed)
     circuit, kernels = told or ({}, torch.zeros(0, 1, 1))
     degrees = 360 / len(amounts) if kind.unit == "°" else float(amounts[1] - amounts[0])
     return Equivariance(
@@ -249,59 +247,52 @@ def _extent(sizes: list[int], steps: int) -> int:
 
 
 def _responses(
-    model: Model,
-    site: str,
-    pixels: Float[Tensor, "picture channel height width"],
-    kind: Transformation,
-    steps: int,
+    model: Model, site: str, pictures: Images, kind: Transformation, steps: int
 ) -> Float[Tensor, "amount picture unit"]:
-    """Every unit at one position, its receptive field's centre being the point about which pictures are transformed."""
+    """Every unit at one position; pictures are transformed about the centre of its receptive field."""
     read = pre_activation(model, site)
-    field = receptive_field(model, read)
-    rows, columns = model.map_shape(read)[1:]
-    at = rows // 2, columns // 2
-    centre = tuple(field.offset + i * field.stride - 0.5 for i in at)
-    pixels = _centred(model, site, pixels, centre)
-    answers = []
-    for amount in progress(kind.amounts(steps).tolist(), kind.name):
-        with torch.no_grad(), record(model, read, stop=True) as acts:
-            model(
-                transformed(pixels, kind, amount, centre=centre, radius=_radius(field.size, centre, pixels))
-            )
-        answers.append(require_finite(acts[read], read)[:, :, at[0], at[1]].float().cpu())
-    return torch.stack(answers)
+    seen = window(model, read)
+    crops = _busiest(model, site, pictures, seen)
+    moved = (
+        transformed(crops, kind, amount, centre=seen.centre, radius=seen.field / 2 + 1)
+        for amount in progress(kind.amounts(steps).tolist(), kind.name)
+    )
+    return torch.stack([require_finite(answers(model, read, part, seen=seen), read) for part in moved])
 
 
-def _centred(
-    model: Model,
-    site: str,
-    pixels: Float[Tensor, "picture channel height width"],
-    centre: tuple[float, float],
-) -> Float[Tensor, "picture channel height width"]:
-    """Each picture moved, by a quarter of its side at most, so that the layer responds most at the centre."""
+def _busiest(
+    model: Model, site: str, pictures: Images, seen: Window
+) -> Float[Tensor, "picture channel size size"]:
+    """The window of each picture in which the layer as a whole departs most from its mean."""
+    field, crops = field_of(model, site), []
+    fitted = [pixels for _, pixels in pictures.batches(model.preprocessing)]
     with torch.no_grad(), record(model, site, stop=True) as acts:
-        model(pixels)
-    maps = acts[site]
+        for pixels in fitted:
+            model(pixels.to(model.device, model.dtype))
+    maps = torch.cat([run[site] for run in acts.runs]).float().cpu()
     spread = maps.std((0, 2, 3), keepdim=True).clamp(min=1e-12)
     strength = ((maps - maps.mean((0, 2, 3), keepdim=True)) / spread).square().mean(1)
-    field, sides = receptive_field(model, site), pixels.shape[2:]
-    shifts = [
-        (field.offset + torch.arange(n) * field.stride - 0.5 - middle).to(pixels)
-        for n, middle in zip(strength.shape[1:], centre)
-    ]
-    near = [(shift.abs() <= side / 4).to(pixels) for shift, side in zip(shifts, sides)]
-    best = (strength * near[0][:, None] * near[1]).flatten(1).argmax(1)
-    down, across = shifts[0][best // maps.shape[3]], shifts[1][best % maps.shape[3]]
-    identity = torch.eye(2, 3).to(pixels).repeat(len(pixels), 1, 1)
-    identity[:, 0, 2], identity[:, 1, 2] = 2 * across / sides[1], 2 * down / sides[0]
-    grid = F.affine_grid(identity, list(pixels.shape), align_corners=False)
-    return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+    for number, picture in enumerate(torch.cat(fitted)):
+        top = left = 0
+        if field is not None:
+            inner = strength[number] * _inside(field, *strength.shape[1:], picture.shape[1:])
+            row, column = divmod(int(inner.argmax()), inner.shape[1])
+            top, left = (edge - seen.start for edge in field.box(row, column)[:2])
+        down, right = (torch.arange(seen.size) + start for start in (top, left))
+        down, right = down.clamp(0, picture.shape[1] - 1), right.clamp(0, picture.shape[2] - 1)
+        crops.append(picture[:, down][:, :, right])
+    return torch.stack(crops)
 
 
-def _radius(size: int, centre: tuple[float, float], pixels: Tensor) -> float:
-    """The receptive field, or as much of it as lies within the picture."""
-    edges = (centre[0], centre[1], pixels.shape[2] - centre[0], pixels.shape[3] - centre[1])
-    return min(size / 2 + 1, *edges)
+def _inside(
+    field: ReceptiveField, rows: int, columns: int, size: tuple[int, ...]
+) -> Float[Tensor, "row column"]:
+    """1 where a position's field has its middle half within the picture."""
+    centres = [field.offset + torch.arange(count) * field.stride for count in (rows, columns)]
+    down, right = (
+        ((at >= field.size / 4) & (at <= side - field.size / 4)).float() for at, side in zip(centres, size)
+    )
+    return down[:, None] * right
 
 
 def _described(orbit: Orbit, found: Match, degrees: float) -> dict:
@@ -321,7 +312,7 @@ def _reduced(
     site: str,
     source: str | None,
     families: list[Orbit],
-    pixels: Float[Tensor, "picture channel height width"],
+    pictures: Images,
     kind: Transformation,
     steps: int,
     threshold: float,
@@ -332,7 +323,9 @@ def _reduced(
     if kind.name != "rotation" or not before or not families or len(families[0].units) < 3:
         return None
     earlier = model.site(before)
-    sources = orbits(match(_responses(model, earlier, pixels, kind, steps), cyclic=True), threshold=threshold)
+    sources = orbits(
+        match(_responses(model, earlier, pictures, kind, steps), cyclic=True), threshold=threshold
+    )
     if not sources or len(sources[0].units) < 3:
         return None
     target, origin = families[0], sources[0]
