@@ -1,6 +1,7 @@
 """Features on paper: circuits with pictures and signed maps, and the tuning curves of families."""
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vesalius.figures.paper.ink import Data, colour_of, cyclic, gaps, grid, ink_on, label, scale
@@ -39,7 +40,10 @@ def circuit(data: Data, sheet: "SubFigure") -> None:
         if isinstance(column, str):
             first = next(nodes[node["id"]] for node in data["nodes"] if node["column"] == column)
             axes.text(first[0], KEY, label(column), ha="center", fontsize=7, color="#555")
-    _key(axes, signs)
+    if edges:
+        _key(axes, signs)
+    for text in axes.texts:
+        text.set_in_layout(False)
 
 
 def circuit_size(data: Data) -> tuple[float, float]:
@@ -90,42 +94,63 @@ def tuning_size(data: Data) -> tuple[float, float]:
     return (3.9 if data["radial"] else 5.4) + listed, 3.7 if data["radial"] else 3.0
 
 
+@dataclass(frozen=True)
+class Column:
+    """Nodes above each other, the side of their pictures, and that of the maps on the edges that leave them."""
+
+    name: Any
+    nodes: list[Data]
+    side: float
+    kernel: float
+    pitch: float
+
+    @property
+    def width(self) -> float:
+        return self.side + 0.15 + (self.kernel + 0.3 if self.kernel else 0.0)
+
+
 def _layout(data: Data) -> tuple[dict[str, Place], list[tuple[Data, Place]], float, float]:
-    """Where nodes and the maps of edges stand, and the size of it all: columns from left to right."""
-    columns = list(dict.fromkeys(node["column"] for node in data["nodes"]))
-    if all(isinstance(column, int | float) for column in columns):
-        columns.sort()
-    members = [[node for node in data["nodes"] if node["column"] == column] for column in columns]
-    leaving = {n["id"]: [e for e in data["edges"] if e["source"] == n["id"]] for n in data["nodes"]}
-    lanes = [max(len(leaving[node["id"]]) for node in nodes) for nodes in members]
-    sides = [1.0 if len(nodes) <= 3 else 0.72 if len(nodes) <= 7 else 0.52 for nodes in members]
-    kernels = [0.0 if lane == 0 else 0.46 if lane == 1 else 0.36 for lane in lanes]
-    pitches = [
-        max(side + NAME, lane * (kernel + 0.16)) + 0.1
-        for side, lane, kernel in zip(sides, lanes, kernels, strict=True)
-    ]
-    tall = max(len(nodes) * pitch for nodes, pitch in zip(members, pitches, strict=True))
-    needed = sum(
-        side + 0.3 + (kernel + 0.3 if kernel else 0) for side, kernel in zip(sides, kernels, strict=True)
-    )
-    run = min(max((PAGE - needed) / max(len(columns) - 1, 1), 0.7), 1.5)
-    top = KEY + (0.08 if any(isinstance(column, str) for column in columns) else 0.0)
+    """Where nodes and the maps of edges stand, and the size of it all."""
+    columns = _columns(data)
+    rank = {node["id"]: number for number, column in enumerate(columns) for node in column.nodes}
+    tall = max(len(column.nodes) * column.pitch for column in columns)
+    spare = PAGE - sum(column.width + 0.15 for column in columns)
+    run = min(max(spare / max(len(columns) - 1, 1), 0.7), 1.5)
+    top = KEY + (0.08 if any(isinstance(column.name, str) for column in columns) else 0.0)
+    if any(rank[edge["target"]] > rank[edge["source"]] + 1 for edge in data["edges"]):
+        top += 0.25
     places: dict[str, Place] = {}
     x = 0.15
-    for nodes, side, kernel in zip(members, sides, kernels, strict=True):
-        for number, node in enumerate(nodes):
-            middle = top + tall * (number + 0.5) / len(nodes) - NAME / 2
-            places[node["id"]] = (x + side / 2, middle, side)
-        x += side + 0.15 + (kernel + 0.3 if kernel else 0) + run
+    for column in columns:
+        for number, node in enumerate(column.nodes):
+            middle = top + tall * (number + 0.5) / len(column.nodes) - NAME / 2
+            places[node["id"]] = (x + column.side / 2, middle, column.side)
+        x += column.width + run
     edges = []
-    for nodes, kernel in zip(members, kernels, strict=True):
-        for node in nodes:
-            out = sorted(leaving[node["id"]], key=lambda edge: places[edge["target"]][1])
+    for column in columns:
+        for node in column.nodes:
             across, down, side = places[node["id"]]
+            out = [edge for edge in data["edges"] if edge["source"] == node["id"]]
+            out.sort(key=lambda edge: (-rank[edge["target"]], places[edge["target"]][1]))
             for number, edge in enumerate(out):
-                lane = down + (number - (len(out) - 1) / 2) * (kernel + 0.16)
-                edges.append((edge, (across + side / 2 + 0.2 + kernel / 2, lane, kernel)))
+                lane = down + (number - (len(out) - 1) / 2) * (column.kernel + 0.16)
+                edges.append((edge, (across + side / 2 + 0.2 + column.kernel / 2, lane, column.kernel)))
     return places, edges, max(x - run, 4.6), top + tall
+
+
+def _columns(data: Data) -> list[Column]:
+    """From left to right: by number, or as their names first appear."""
+    names = list(dict.fromkeys(node["column"] for node in data["nodes"]))
+    if all(isinstance(name, int | float) for name in names):
+        names.sort()
+    found = []
+    for name in names:
+        nodes = [node for node in data["nodes"] if node["column"] == name]
+        lanes = max(sum(edge["source"] == node["id"] for edge in data["edges"]) for node in nodes)
+        side = 1.0 if len(nodes) <= 3 else 0.72 if len(nodes) <= 7 else 0.52
+        kernel = 0.0 if lanes == 0 else 0.46 if lanes == 1 else 0.36
+        found.append(Column(name, nodes, side, kernel, max(side + NAME, lanes * (kernel + 0.16)) + 0.1))
+    return found
 
 
 def _strongest(data: Data) -> dict[str, tuple[float, float]]:
@@ -152,9 +177,11 @@ def _path(
     start, (x, y, side) = (x1 + from_side / 2, y1), at
     eased = [(t / 24, 3 * (t / 24) ** 2 - 2 * (t / 24) ** 3) for t in range(25)]
     reach = 0.0 if end[0] > x else 0.5
+    skips = any(end[0] > place[0] + place[2] / 2 and place[0] - place[2] / 2 > x for place in nodes.values())
+    over = 0.75 * to_side if skips else 0.0  # an edge that skips a column goes over its nodes
     xs = [start[0], x - side / 2, x + side / 2]
     xs += [x + side / 2 + (end[0] - x - side / 2) * t + reach * math.sin(math.pi * t) for t, _ in eased]
-    return xs, [start[1], y, y, *[y + (end[1] - y) * e for _, e in eased]]
+    return xs, [start[1], y, y, *[y + (end[1] - y) * e - over * math.sin(math.pi * t) for t, e in eased]]
 
 
 def _kernel(axes: "Axes", values: Any, top: float, at: Place) -> None:
@@ -208,8 +235,6 @@ def _key(axes: "Axes", signs: Any) -> None:
     axes.plot([1.17, 1.23], [0.07, 0.07], color="white", lw=0.9, solid_capstyle="butt")
     rule = "colour, width: relative to the strongest edge into the same node"
     axes.text(0.15, 0.22, rule, va="center", fontsize=6.5, color="#555")
-    for text in axes.texts:
-        text.set_in_layout(False)
 
 
 def _rings() -> Any:

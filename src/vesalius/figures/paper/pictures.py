@@ -109,7 +109,7 @@ def _quilt(data: Data) -> Laid:
     rows, columns = data["rows"], data["columns"]
     count = max([len(row["pictures"]) for row in rows] + [len(columns or [])])
     left = 0.95 if any(row["label"] for row in rows) else 0.0
-    cell = min(max((PAGE - left) / count, 0.42), 1.3)
+    cell = min(max((PAGE - left) / count, 0.3), 1.3)
     inner = cell - (0.08 if any(row["texts"] for row in rows) else 0.03)
     placed, words, y = [], [], 0.0
     if columns:
