@@ -12,7 +12,6 @@ from vesalius.errors import VesaliusError
 from vesalius.formats import published
 from vesalius.model import Model
 from vesalius.networks.convolution import LocalResponseNorm, SameConv2d, SameMaxPool2d, same_padding
-from vesalius.networks.inception_v1 import InceptionV1
 from vesalius.networks.mobilenet_v2 import MobileNetV2
 from vesalius.preprocessing import Preprocessing
 

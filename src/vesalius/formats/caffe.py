@@ -4,7 +4,7 @@ Field numbers are those of caffe.proto; layers of the older kind (V1) are read t
 column], as torch has them, and [out, in] for dense layers, whose older shape is [1, 1, out, in].
 """
 
-from typing import BinaryIO
+from io import BufferedIOBase
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ LAYER_KINDS = {2: (4, 6), 100: (1, 7)}
 OLD_SIZES, DATA, SHAPE = (1, 2, 3, 4), 5, 7
 
 
-def read(file: BinaryIO, *, name: str) -> dict[str, Tensor]:
+def read(file: BufferedIOBase, *, name: str) -> dict[str, Tensor]:
     """`LAYER.weight` and `LAYER.bias`. Raises VesaliusError if the file is damaged, cut short or holds no blob."""
     found = {}
     try:

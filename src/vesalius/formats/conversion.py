@@ -6,7 +6,7 @@ A rule is a pattern of a whole name in the file and the name of the module here;
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import BinaryIO
+from io import BufferedIOBase
 
 import torch
 from torch import Tensor
@@ -15,12 +15,12 @@ from vesalius.errors import VesaliusError
 from vesalius.formats import caffe, frozen_graph, keras, onnx, tfjs
 from vesalius.formats.weights import read_torch
 
-Files = Mapping[str, BinaryIO]
+Files = Mapping[str, BufferedIOBase]
 State = dict[str, Tensor]
 Rules = Mapping[str, str]
 
 
-def only(files: Files) -> tuple[str, BinaryIO]:
+def only(files: Files) -> tuple[str, BufferedIOBase]:
     """The first, usually the only, file."""
     return next(iter(files.items()))
 

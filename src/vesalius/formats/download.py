@@ -14,10 +14,9 @@ import urllib.request
 import zipfile
 import zlib
 from dataclasses import dataclass
-from io import BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO
 
 from vesalius.errors import VesaliusError
 from vesalius.files import whole
@@ -117,7 +116,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def opened(path: Path, members: tuple[str, ...]) -> dict[str, BinaryIO]:
+def opened(path: Path, members: tuple[str, ...]) -> dict[str, BufferedIOBase]:
     """The files to read by name: the members of an archive, in memory, or the file itself.
 
     Raises VesaliusError if the archive is damaged or lacks a member.

@@ -5,7 +5,8 @@ tensor.proto.
 """
 
 import math
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ KIND, SHAPE, CONTENT, FLOATS, INTEGERS = 1, 2, 4, 5, 7
 KINDS = {1: np.float32, 2: np.float64, 3: np.int32, 9: np.int64}
 
 
-def read(file: BinaryIO, *, name: str) -> dict[str, Tensor]:
+def read(file: BufferedIOBase, *, name: str) -> dict[str, Tensor]:
     """The constants by the name of their node, and `NODE.ATTRIBUTE` for every number an operation is given.
 
     Raises VesaliusError if the file is damaged, cut short or holds no constant.

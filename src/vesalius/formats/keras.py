@@ -4,7 +4,7 @@ Keras keeps kernels as [row, column, in, out] and dense matrices as [in, out]; `
 """
 
 from collections.abc import Callable, Mapping
-from typing import BinaryIO
+from io import BufferedIOBase
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ WEIGHTS = {
 }
 
 
-def read(file: BinaryIO, *, name: str) -> dict[str, Tensor]:
+def read(file: BufferedIOBase, *, name: str) -> dict[str, Tensor]:
     """Every array of floating point by its path in the file; the optimiser's are left out.
 
     Raises VesaliusError if the file is not HDF5 or is cut short, or h5py is missing.

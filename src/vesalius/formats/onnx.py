@@ -5,7 +5,8 @@ The graph is not run. Field numbers are those of onnx.proto; weights outside the
 
 import math
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ class Graph:
         return self.tensors[stored[0]].double().flatten() if len(stored) == 1 else None
 
 
-def read_graph(file: BinaryIO, *, name: str) -> Graph:
+def read_graph(file: BufferedIOBase, *, name: str) -> Graph:
     """The graph of a model. Raises VesaliusError if the file is damaged, cut short or holds no tensor."""
     try:
         messages = [value for field, value in fields(memoryview(file.read())) if field == GRAPH]

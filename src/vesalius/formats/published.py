@@ -35,7 +35,7 @@ from vesalius.formats.conversion import (
     vgg_rules,
     with_unit_gains,
 )
-from vesalius.formats.download import ARCHIVES, Source, fetched, opened, sha256
+from vesalius.formats.download import Source, fetched, opened, sha256
 from vesalius.formats.weights import check_finite, fill, load_state
 from vesalius.networks.alexnet import AlexNet, OneTower
 from vesalius.networks.efficientnet_lite import EfficientNetLite
@@ -98,8 +98,7 @@ def given(path: Path, source: Source) -> Path:
             f"There is no file {path}; expected {source.file} or a .safetensors of the network."
         )
     suffixes = {Path(one).suffix for one in (source.file, *source.members[:1])} | {".safetensors"}
-    if len(source.members) > 1:
-        suffixes &= {*ARCHIVES, ".safetensors"}
+    suffixes -= {".js"}  # a script is one of several that make a network
     if path.suffix not in suffixes:
         raise VesaliusError(
             f"{path.name} cannot be read as this network; expected {' or '.join(sorted(suffixes))}"

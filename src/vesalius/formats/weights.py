@@ -2,9 +2,9 @@
 
 import warnings
 from collections.abc import Mapping
+from io import BufferedIOBase
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import BinaryIO
 
 import torch
 from einops import rearrange
@@ -50,7 +50,7 @@ def load_torch(path: Path) -> dict[str, Tensor]:
     return read_torch(path, name=path.name)
 
 
-def read_torch(file: Path | BinaryIO, *, name: str) -> dict[str, Tensor]:
+def read_torch(file: Path | BufferedIOBase, *, name: str) -> dict[str, Tensor]:
     """The same of a file or of an open one, whose `name` stands in what is raised."""
     try:
         with warnings.catch_warnings(action="ignore"):  # torch's advice about the protocol of a pickle
