@@ -71,10 +71,13 @@ def one_sided_nmf(
 
 
 def _start(X: Float[Tensor, "position source"], rank: int) -> Float[Tensor, "factor source"]:
-    """The larger one-signed half of each singular vector; where there are too few, what no other group holds."""
-    _, _, Vh = torch.linalg.svd(X, full_matrices=False)
-    halves = torch.stack([Vh.clamp(min=0), -Vh.clamp(max=0)])
-    larger = halves.norm(dim=2).argmax(0)
-    start = halves[larger, torch.arange(len(Vh))][:rank]
-    missing = X.new_full((rank - len(start), X.shape[1]), 1.0)
-    return torch.cat([start, missing]) + 1e-3
+    """The positive and the negative half of singular vectors, those that hold most; the rest is even.
+
+    Inputs that are read with opposite maps so begin in different groups.
+    """
+    _, S, Vh = torch.linalg.svd(X, full_matrices=False)
+    halves = torch.cat([Vh.clamp(min=0), -Vh.clamp(max=0)])
+    held = halves.norm(dim=1) * S.repeat(2)
+    start = halves[held.argsort(descending=True, stable=True)[:rank]]
+    even = X.new_full((rank - len(start), X.shape[1]), 1.0)
+    return torch.cat([start, even]) + 1e-3
