@@ -14,6 +14,7 @@ from vesalius.networks import inception_v1, inception_v3
 from vesalius.networks.alexnet import AlexNet, OneTower
 from vesalius.networks.efficientnet_lite import EfficientNetLite
 from vesalius.networks.mobilenet_v2 import MobileNetV2
+from vesalius.networks.plain import PlainNetwork
 from vesalius.networks.resnet_v2 import ResNetV2
 from vesalius.networks.thin_resnet import ThinResNet
 from vesalius.networks.vgg import HED, VGG
@@ -116,4 +117,7 @@ register(
 )
 register(
     table(MobileNetV2, layers=inverted_residuals, default_site="block6.depthwise", classifier="classifier")
+)
+register(
+    table(PlainNetwork, layers=lambda module: module.layers, default_site="conv4", classifier="classifier")
 )

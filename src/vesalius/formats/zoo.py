@@ -1,6 +1,8 @@
 """The zoo: small networks trained by `vesalius.recipes`, each a folder of `model.safetensors` and `card.json`.
 
-Shipped ones lie inside the package; those trained here lie in the cache (`VESALIUS_CACHE`, else ~/.cache/vesalius).
+A card names the network (`ToyTransformer` if it names none) and its shape; that of an image network also how
+pictures are prepared for it, and its labels. Shipped ones lie inside the package; those trained here lie in the
+cache (`VESALIUS_CACHE`, else ~/.cache/vesalius).
 `zoo/attn-2l` is the trained network, `zoo/attn-2l/step-001000` a checkpoint of its training.
 """
 
@@ -11,8 +13,11 @@ from pathlib import Path
 from vesalius.architectures.toy import ToyTransformer
 from vesalius.errors import VesaliusError, nearest
 from vesalius.formats import Parts
+from vesalius.networks.plain import PlainNetwork
+from vesalius.preprocessing import Preprocessing
 
 SHIPPED = Path(__file__).parent.parent / "zoo"
+NETWORKS = {"ToyTransformer": ToyTransformer, "PlainNetwork": PlainNetwork}
 
 
 def cache_folder() -> Path:
@@ -83,15 +88,30 @@ def read_folder(home: Path, *, name: str | None = None, weights: Path | None = N
         raise VesaliusError(
             f"{weights} does not hold the network that its card.json describes: {problem}"
         ) from None
+    if isinstance(module, PlainNetwork):
+        return pictures_parts(module, home / "card.json", name or str(home))
     beside = [path for path in (home / "tokenizer.json", home.parent / "tokenizer.json") if path.is_file()]
     tokenizer = load_tokenizer(beside[0]) if beside else None
     bos = tokenizer.token_to_id("<|bos|>") if tokenizer else None
     return Parts(module, tokenizer, bos, name or str(home))
 
 
-def network_of(card: Path) -> ToyTransformer:
-    """An untrained network of the shape that a card names."""
+def network_of(card: Path) -> ToyTransformer | PlainNetwork:
+    """An untrained network of the kind and shape that a card names."""
     try:
-        return ToyTransformer(**json.loads(card.read_text(encoding="utf-8"))["shape"])
-    except (ValueError, KeyError, TypeError) as error:
+        facts = json.loads(card.read_text(encoding="utf-8"))
+        return NETWORKS[facts.get("network", "ToyTransformer")](**facts["shape"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise VesaliusError(f"{card} is damaged: it names no shape of a network ({error})") from None
+
+
+def pictures_parts(module: PlainNetwork, card: Path, name: str) -> Parts:
+    """An image network with what its card says of its pictures and its labels."""
+    facts = json.loads(card.read_text(encoding="utf-8"))
+    try:
+        numbers = {key: tuple(value) for key, value in facts["preprocessing"].items()}
+        return Parts(module, None, None, name, Preprocessing(**numbers), tuple(facts["labels"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise VesaliusError(
+            f"{card} is damaged: it does not say how pictures are prepared ({error})"
+        ) from None

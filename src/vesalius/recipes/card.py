@@ -122,17 +122,19 @@ def checkpoint_entry(file: Path, shaped: ToyTransformer, held_out: Int[Tensor, "
     }
 
 
-def curves(log: Path, *, tokens_per_step: int) -> dict:
-    """The log in short: steps, tokens, seconds, about a hundred training losses and every held-out one."""
+def curves(log: Path, *, per_step: int, seen: str = "tokens_seen") -> dict:
+    """The log in short: steps, what was seen, seconds, about a hundred training losses and all held-out numbers."""
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     train = [[line["step"], round(line["train"], 4)] for line in lines if "train" in line]
     found = {
         "steps": lines[-1]["step"],
-        "tokens_seen": lines[-1]["step"] * tokens_per_step,
+        seen: lines[-1]["step"] * per_step,
         "seconds": lines[-1]["seconds"],
         "train": train[:: -(-len(train) // 140)],
-        "held_out": [[line["step"], line["held_out"]] for line in lines if "held_out" in line],
     }
+    for name in ("held_out", "held_out_accuracy"):
+        numbers = [[line["step"], line[name]] for line in lines if name in line]
+        found |= {name: numbers} if numbers else {}
     watched = [line for line in lines if "second_r" in line]
     if watched:
         found["repeated_second_loss"] = [[line["step"], line["second_r"]] for line in watched]

