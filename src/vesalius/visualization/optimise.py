@@ -31,6 +31,7 @@ from vesalius.visualization.parametrisation import (
     pixel,
 )
 from vesalius.visualization.redirection import redirected
+from vesalius.visualization.response_norm import BandedNorm
 from vesalius.visualization.transforms import Transforms, preset, transformed
 from vesalius.visualization.unit import Unit, begin, digest
 
@@ -213,8 +214,9 @@ class _Scene:
     ) -> tuple[Float[Tensor, " picture"], Float[Tensor, " picture"]]:
         """Every unit's objective on its own pictures, and what is to grow; the network stops at the last site."""
         sites = units[0].objective.sites
-        with record(self.model, sites, stop=True, gradients=True) as acts:
-            self.model(_never_alone(shown).to(device=self.model.device, dtype=self.model.dtype))
+        pixels = _never_alone(shown).to(device=self.model.device, dtype=self.model.dtype)
+        with record(self.model, sites, stop=True, gradients=True) as acts, BandedNorm():
+            self.model(pixels.contiguous(memory_format=torch.channels_last))
         counts = [len(unit.seeds) for unit in units]
         parts = {
             site: acts[site][: len(shown)].split(counts) for site in sites

@@ -6,6 +6,7 @@ is off still lower (Lucid's rule; for ReLU6 also what would push a saturated inp
 the batch, and every ReLU with some gradient of its own, are left alone. Gradients are those of a loss, which falls.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -77,10 +78,12 @@ class _Redirected(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (x,), (grad,) = ctx.saved_tensors, grads
-        low, high = x <= 0, x >= ctx.ceiling
-        usual = grad.masked_fill(low | high, 0.0)
-        blocked = (low & (grad > 0)) | (high & (grad < 0))
+        off = x <= 0 if math.isinf(ctx.ceiling) else (x <= 0) | (x >= ctx.ceiling)
+        usual = grad.masked_fill(off, 0.0)
         chosen = ctx.pictures if len(ctx.pictures) == len(x) else ctx.pictures.all()
-        silent = chosen & (usual.flatten(1).abs().amax(1) == 0)
-        silent = silent.reshape(-1, *[1] * (x.dim() - 1))
-        return torch.where(silent, grad.masked_fill(blocked, 0.0), usual), None, None
+        silent = chosen & ~usual.flatten(1).any(1)
+        if bool(silent.any()):
+            blocked = ((x <= 0) & (grad > 0)) | ((x >= ctx.ceiling) & (grad < 0))
+            passed = grad.masked_fill(blocked, 0.0)
+            usual = torch.where(silent.reshape(-1, *[1] * (x.dim() - 1)), passed, usual)
+        return usual, None, None
