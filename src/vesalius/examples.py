@@ -47,14 +47,22 @@ def before_nonlinearity(model: Model, feature: Feature) -> Feature:
 
 
 def activations(
-    model: Model, site: str, pictures: Images, *, batch: int = 16
-) -> Iterator[tuple[Int[Tensor, " example"], Float[Tensor, "..."]]]:
-    """The values at a site for all pictures, batch by batch, with the pictures' numbers."""
-    for numbers, pixels in pictures.batches(model.preprocessing, batch=batch):
-        # the forward ends at the site, so nothing can write into its value: it is read without a copy
-        with torch.no_grad(), record(model, site, stop=True, gradients=True) as acts:
-            model(pixels.to(device=model.device, dtype=model.dtype))
-        yield torch.as_tensor(numbers), acts[site]
+    models: Sequence[Model], site: str, pictures: Images, *, batch: int = 16
+) -> Iterator[tuple[Int[Tensor, " example"], list[Tensor]]]:
+    """The values at a site of several networks for all pictures, batch by batch, with the pictures' numbers.
+
+    The networks, a model and its twins, read the same pixels, so that a picture is opened once.
+    """
+    for numbers, pixels in pictures.batches(models[0].preprocessing, batch=batch):
+        yield torch.as_tensor(numbers), [_value(model, site, pixels) for model in models]
+
+
+@torch.no_grad()
+def _value(model: Model, site: str, pixels: Float[Tensor, "example channel height width"]) -> Tensor:
+    """The forward ends at the site, so nothing can write into its value: it is read without a copy."""
+    with record(model, site, stop=True, gradients=True) as acts:
+        model(pixels.to(device=model.device, dtype=model.dtype))
+    return acts[site]
 
 
 def by_unit(acts: Float[Tensor, "example *axes"]) -> Float[Tensor, "example unit position"]:

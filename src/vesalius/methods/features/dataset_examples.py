@@ -139,7 +139,7 @@ def dataset_examples(
     images: str | Path | Images = "shapes",
     n_images: int = 256,
     top: int = 8,
-    bins: int = 24,
+    bins: int = 16,
     per_bin: int = 8,
     seed: int = 0,
 ) -> DatasetExamples:
@@ -150,20 +150,26 @@ def dataset_examples(
     over pictures. Raises VesaliusError for an empty set of pictures and for activations that are not finite.
     """
     pictures = open_images(images).take(n_images, seed=seed)
-    feature = before_nonlinearity(model, feature)
+    name, feature = str(feature), before_nonlinearity(model, feature)
     moments, histogram = Moments(1), Histogram(1, bins=64)
     highest, lowest = TopExamples(1, top), TopExamples(1, top, sign=-1)
     spectrum = Spectrum(1, bins=bins, size=per_bin, draws=None, seed=seed)
     anywhere = Quantiles(1, size=per_bin, seed=seed)
     peaks = []
-    for numbers, acts in progress(activations(model, feature.site, pictures), "pictures"):
-        values = of_feature(feature, acts)
+    units = model.map_shape(feature.site)[0]
+    twins = [model.random_twin(seed + 1 + number) for number in range(math.ceil(NULLS / units))]
+    untrained = [(Moments(units), TopExamples(units, top)) for _ in twins]
+    for numbers, acts in progress(activations([model, *twins], feature.site, pictures), "pictures"):
+        values = of_feature(feature, acts[0])
         for reducer in (moments, histogram, highest, lowest, spectrum, anywhere):
             reducer.add(values, numbers)
         peaks.append(values.amax((1, 2)).float().cpu())
+        for reducers, theirs in zip(untrained, acts[1:]):
+            for reducer in reducers:
+                reducer.add(by_unit(theirs), numbers)
     mean, sd = moments.mean.item(), moments.sd.item()
     peak, low, high = _peak(torch.cat(peaks), mean, sd, top=top, seed=seed)
-    null, twin = _twins(model, feature, pictures, top=top, seed=seed)
+    null = torch.cat([_peaks(*reducers, n_pictures=len(pictures)) for reducers in untrained])
 
     anywhere.reservoir.flush()
     reading = _Reading(model, pictures, feature.site)
@@ -174,15 +180,15 @@ def dataset_examples(
             label = f"{edges[number]:.4g} to {edges[number + 1]:.4g}"
             rows.append(reading.kept(label, spectrum.bins(0)[number]))
     rows.append(reading.row("lowest", lowest, 0))
-    rows.append(reading.row("anywhere", anywhere.reservoir, 0))
+    rows.append(reading.row("at random", anywhere.reservoir, 0))
     if feature.index is not None and feature.read is None:
-        rows.append(reading.row("highest, untrained twin", twin, feature.index))
+        rows.append(reading.row("highest, untrained twin", untrained[0][1], feature.index))
 
     filled = (histogram.counts[0] > 0).nonzero()[:, 0]
     first, last = int(filled[0]), int(filled[-1]) + 1
     counts, edges = histogram.counts[0, first:last], histogram.edges[0, first : last + 1].float()
     return DatasetExamples(
-        feature=str(feature),
+        feature=name,
         site=feature.site,
         rows=rows,
         edges=edges,
@@ -219,22 +225,10 @@ def _peak(
     return ((peaks.topk(top).values.mean().item() - mean) / sd), again[10].item(), again[389].item()
 
 
-def _twins(
-    model: Model, feature: Feature, pictures: Images, *, top: int, seed: int
-) -> tuple[Float[Tensor, " unit"], TopExamples]:
-    """The peaks of all units of as many untrained twins as make `NULLS` units; the top examples of the first twin."""
-    units = model.map_shape(feature.site)[0]
-    peaks, examples = [], []
-    for number in progress(range(math.ceil(NULLS / units)), "untrained twins"):
-        twin = model.random_twin(seed + 1 + number)
-        moments, highest = Moments(units), TopExamples(units, top)
-        for numbers, acts in activations(twin, feature.site, pictures):
-            for reducer in (moments, highest):
-                reducer.add(by_unit(acts), numbers)
-        values = highest.values[:, : len(pictures)].double().mean(1)
-        peaks.append(torch.where(moments.sd > 0, (values - moments.mean) / moments.sd, 0).float())
-        examples.append(highest)
-    return torch.cat(peaks), examples[0]
+def _peaks(moments: Moments, highest: TopExamples, *, n_pictures: int) -> Float[Tensor, " unit"]:
+    """The mean of the top values of each unit, in standard deviations above its mean; 0 of a constant."""
+    values = highest.values[:, :n_pictures].double().mean(1)
+    return torch.where(moments.sd > 0, (values - moments.mean) / moments.sd, 0).float()
 
 
 def _tail(edges: Tensor, counts: Tensor, mean: float) -> dict | None:
