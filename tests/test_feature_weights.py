@@ -26,12 +26,8 @@ def test_the_weights_are_the_rule_s(model, found):
 
 def test_small_curves_that_face_as_it_does_excite_and_opposite_ones_inhibit(model, found):
     units = model.module.units["small_curves"]
-    angles = torch.tensor(
-        [
-            abs((unit.orientation - 45 + 180) % 360 - 180) if unit.orientation is not None else 90
-            for unit in units[:24]
-        ]
-    )
+    turns = [abs((unit.orientation - 45 + 180) % 360 - 180) for unit in units[:24]]
+    angles = torch.tensor(turns)
     summed = found.weights[:24].sum((1, 2))
     assert summed[angles <= 30].min() > 0 > summed[angles >= 150].max()
     assert torch.corrcoef(torch.stack([angles, summed]))[0, 1] < -0.9

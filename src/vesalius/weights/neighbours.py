@@ -27,6 +27,11 @@ def layer_after(model: Model, site: str) -> str:
     return layers[number + 1]
 
 
+def layer_number(model: Model, site: str) -> int:
+    """The number of the layer that a site is, or lies in; -1 for the pixels."""
+    return -1 if site == PIXELS else _within(model, site)[1]
+
+
 def _within(model: Model, site: str) -> tuple[tuple[str, ...], int]:
     address = Site.parse(site)
     layers = model.architecture.layer_names(model.module) if model.architecture else ()
