@@ -124,7 +124,7 @@ def paint_of(chance: Float[Tensor, " picture"], plain: tuple[float, ...]) -> Int
     """The kind of paint: flat, shade and noise with the given chances, the textures with the rest."""
     left = (1 - sum(plain)) / len(TEXTURES)
     edges = torch.tensor([*plain, *([left] * len(TEXTURES))]).cumsum(0)[:-1]
-    return torch.bucketize(chance, edges, right=True)
+    return torch.bucketize(chance.contiguous(), edges, right=True)
 
 
 def ground_paint(chance: Float[Tensor, " picture"], name: str) -> Int[Tensor, " picture"]:
