@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bench import cases
+from bench import cases, vision_tuning
 from bench.cases import Side
 
 
@@ -66,5 +66,12 @@ CASES = {
         time=1 / 0.7,
         agree=None,
         repeats=3,
+    ),
+    "joint-tuning": Case(
+        "turned examples, all units of InceptionV1 mixed3b / plain loop, one picture at a time",
+        {"ours": vision_tuning.turned_crops, "peer": vision_tuning.plain_loop},
+        time=1 / 5,
+        agree=1e-4,
+        repeats=2,
     ),
 }

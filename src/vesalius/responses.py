@@ -197,7 +197,9 @@ def turned_answers(
     )
 
 
-def with_feature(values: Float[Tensor, "*rest unit"], feature: Feature) -> Float[Tensor, "*rest unit"]:
+def with_feature(
+    values: Float[Tensor, "*rest unit"], feature: Feature
+) -> Float[Tensor, "*rest asked"]:
     """Units' values with the feature's own behind them, if it is a direction and not one of the units."""
     if feature.read is None:
         return values

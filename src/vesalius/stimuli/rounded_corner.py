@@ -26,8 +26,8 @@ from vesalius.stimuli.canvas import (
 )
 from vesalius.stimuli.family import Axis, family
 
-LINE = 1e7
-"""The radius in px that an infinite one is drawn with: straight to 1e-3 px in any picture."""
+LINE = 1e10
+"""The radius in px that an infinite one is drawn with: straight to 1e-6 px in any picture."""
 
 CURVATURES = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """What `radius` is asked at: half a receptive field over these; 0 is a line."""
