@@ -25,7 +25,7 @@ def circuit(data: Data, sheet: "SubFigure") -> None:
     signs, most = scale([-1.0, 1.0], True), _strongest(data)
     for edge, (x, y, side) in edges:
         strong, top = most[edge["target"]]
-        colour = signs[0](signs[1](math.copysign(0.72, edge["weight"])))
+        colour = signs[0](signs[1](math.copysign(0.72, edge["weight"]))) if edge["weight"] else "#999"
         dash = (0, (3, 1.6)) if edge["weight"] < 0 else "-"
         ends = _path(edge, edges, nodes, (x, y, side))
         axes.plot(*ends, color=colour, ls=dash, lw=0.5 + 3 * abs(edge["weight"]) / strong, zorder=1)

@@ -123,9 +123,17 @@ def matrix(
 def refer(axes: "Axes", references: Any) -> None:
     dashed = {"color": "#777", "ls": "--", "lw": 0.8, "zorder": 0}
     small = {"fontsize": 6.5, "color": "#555"}
-    for kind, at, words in references:
+    known = [tuple(reference) for reference in references if reference[1] is not None]
+    taken = -math.inf
+    for kind, at, words in sorted(known):
         if kind == "x":
             axes.axvline(at, **dashed)
+            middle = (axes.transScale + axes.transLimits).transform((at, axes.get_ylim()[0]))[0]
+            half = 0.006 * len(words)
+            if middle - half < taken:  # a word that would cover the one before it stands higher
+                words = f"{words}\n"
+            else:
+                taken = middle + half
             axes.text(at, 1.0, words, transform=axes.get_xaxis_transform(), ha="center", va="bottom", **small)
         elif kind == "y":
             axes.axhline(at, **dashed)

@@ -75,11 +75,14 @@ def board(sheet: "SubFigure", width: float, height: float) -> "Axes":
 
 def show(axes: "Axes", picture: Data, x: float, y: float, width: float) -> None:
     """A picture at its place, crisp where it is enlarged; what is transparent lies on a checkerboard."""
+    from matplotlib.patches import Rectangle
+
     height = width * picture["height"] / picture["width"]
     crisp = width * 200 > 2 * picture["width"]
     smooth = "nearest" if crisp else "antialiased"
     axes.imshow(_pixels(picture), extent=(x, x + width, y + height, y), interpolation=smooth, aspect="equal")
     axes.set_autoscale_on(False)
+    axes.add_patch(Rectangle((x, y), width, height, fc="none", ec="#ccc", lw=0.4))
 
 
 def wrapped(text: str, width: float, lines: int = 3) -> str:
