@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from vesalius.figures.figure import STATIC, Figure, bundle, embedded, page, plac
 HOSTILE = "</script><img src=x onerror=alert(1)>&\u2028"
 
 
+@cache
 def every() -> dict[str, Figure]:
     """One figure of every kind, with a missing number and a hostile word wherever words go."""
     words = ["Mr", " and", " Mrs\n", HOSTILE]
