@@ -124,7 +124,9 @@ class Model:
 
     @property
     def kinds(self) -> frozenset[str]:
-        """What methods ask for: tokens, attention, causal, attention_only, no_norm, mlp, tokenizer; images, conv."""
+        """What methods ask for: tokens, attention, causal, attention_only, no_norm, mlp, embedding, tokenizer; images,
+        conv.
+        """
         kinds = {"tokenizer"} if self.tokenizer else set()
         kinds |= {"images"} if self.preprocessing else set()
         if self.architecture is None:
@@ -136,6 +138,7 @@ class Model:
             "attention_only": self.d_mlp == 0,
             "no_norm": self.architecture.norm == "none",
             "mlp": self.n_layers > 0 and self.d_mlp > 0,
+            "embedding": self.has("W_E"),
             "conv": "maps" in self.architecture.sites,
         }
         return frozenset(kinds | {kind for kind, present in has.items() if present})
@@ -444,11 +447,13 @@ def load(
 
 
 def _read(name: str, weights: str | Path | None, dtype: torch.dtype, download: bool) -> Parts:
-    from vesalius.formats import gguf, huggingface, llama2c, published, zoo
+    from vesalius.formats import gguf, huggingface, llama2c, other_libraries, published, zoo
 
     path = Path(name).expanduser()
     if name in published.NETWORKS:
         return published.read(name, weights=weights and Path(weights).expanduser(), download=download)
+    if name.partition(":")[0] in other_libraries.LIBRARIES:
+        return other_libraries.read(name, download=download)
     if weights is not None:
         known = ", ".join(published.NETWORKS)
         raise VesaliusError(f"weights were given for '{name}', which is no published network; those are {known}")

@@ -48,7 +48,7 @@ class Architecture:
     norm: Literal["layer", "rms", "none"] = "layer"
     positions: Positions = "residual"
     causal: bool = True
-    inputs: Literal["tokens", "image"] = "tokens"
+    inputs: Literal["tokens", "image", "features"] = "tokens"
     gain_offset: float = 0.0
     """What the norms add to their stored weight to get the gain: 1 in Gemma, else 0."""
     activation: str = ""

@@ -7,6 +7,7 @@ from vesalius.testbed.modular_addition import modular_addition
 from vesalius.testbed.planted_bigram import bigram_table, planted_bigram
 from vesalius.testbed.planted_skip_trigrams import planted_skip_trigrams
 from vesalius.testbed.random_attn import random_attn
+from vesalius.testbed.toy_superposition import planted_superposition, toy_superposition
 
 __all__ = [
     "bigram_table",
@@ -17,6 +18,8 @@ __all__ = [
     "modular_addition",
     "planted_bigram",
     "planted_skip_trigrams",
+    "planted_superposition",
     "random_attn",
     "repeated_blocks",
+    "toy_superposition",
 ]
