@@ -13,7 +13,7 @@ from vesalius.testbed import curve_network
 
 @pytest.fixture(scope="module")
 def car() -> vs.Model:
-    """Parts 0, 1, 2 are windows, body and wheels to unit 5 of the layer `cars`, over a bottleneck; the rest is noise."""
+    """Parts 0, 1, 2 are windows, body and wheels to unit 5 of `cars`, over a bottleneck; the rest is noise."""
     draw = torch.Generator().manual_seed(0)
 
     def noise(*shape: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ any of as many edges into such units, or on these edges with the positions of th
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -131,7 +132,7 @@ def conv_circuit(
     named = [model.feature(name) for name in others or []]
     columns = _named(model, feature, named) if named else _searched(model, feature, depth, width)
     edges = []
-    for sources, targets in zip(columns, columns[1:]):
+    for sources, targets in pairwise(columns):
         edges += _edges(model, sources, targets)
     into = [edge for edge in edges if edge["target"] == str(feature)]
     if not into:

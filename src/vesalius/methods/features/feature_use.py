@@ -82,14 +82,16 @@ class FeatureUse(Result):
         more = f" and {len(self.family) - 1} more" if len(self.family) > 1 else ""
         shown = [None] * (len(self.family) + len(names)) if self.pictures is None else list(self.pictures)
         strongest = [_strongest(maps) for maps in self.maps]
-        drawn = sorted({member for members in strongest for member in members})
+        drawn = {member for members in strongest for member in members}
         nodes = [
-            {"id": self.family[member], "label": _short(self.family[member]), "column": self.site, "picture": shown[member]}
-            for member in drawn
-        ] + [
+            {"id": name, "label": _short(name), "column": self.site, "picture": shown[member]}
+            for member, name in enumerate(self.family)
+            if member in drawn
+        ]
+        nodes += [
             {"id": f"user {name}", "label": _short(name), "column": self.target, "picture": picture}
             for name, picture in zip(names, shown[len(self.family) :])
-        ]  # fmt: skip
+        ]
         edges = [
             {
                 "source": self.family[member], "target": f"user {names[user]}",
