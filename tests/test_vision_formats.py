@@ -5,7 +5,9 @@ import hashlib
 import io
 import json
 import struct
+import sys
 import zipfile
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -457,3 +459,51 @@ def test_the_classes_of_imagenet():
     labels = published.imagenet({})
     assert len(labels) == 1000 and labels[0] == "tench" and labels[967] == "espresso"
     assert json.dumps(labels).isascii()
+
+
+# --- other libraries, where they are
+
+
+def test_a_library_that_is_not_there_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(
+        VesaliusError, match=r"need timm, which is not installed .* vs\.Model\(module, preprocessing="
+    ):
+        load("timm:resnetv2_50")
+
+
+def test_a_library_that_cannot_be_imported_says_why(monkeypatch, tmp_path):
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    with pytest.raises(
+        VesaliusError, match=r"cannot be imported \(operator torchvision::nms .*\), .* torch 2"
+    ):
+        load("torchvision:vgg19")
+
+
+def test_a_network_of_torchvision_keeps_its_preprocessing(monkeypatch, tmp_path):
+    class Weights:
+        url, meta = "https://somewhere/net-12345678.pth", {"categories": ["a", "b"]}
+
+        def transforms(self):
+            return SimpleNamespace(crop_size=[32], resize_size=[40], mean=[0.5] * 3, std=[0.25] * 3)
+
+    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    library, models = ModuleType("torchvision"), ModuleType("torchvision.models")
+    models.list_models = lambda: ["net"]
+    models.get_model_weights = lambda name: SimpleNamespace(DEFAULT=Weights())
+    models.get_model = lambda name, weights: network
+    monkeypatch.setitem(sys.modules, "torchvision", library)
+    monkeypatch.setitem(sys.modules, "torchvision.models", models)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(VesaliusError, match="has no network 'nett'; the nearest is net"):
+        load("torchvision:nett")
+    with pytest.raises(VesaliusError, match="not on this computer; pass download=True"):
+        load("torchvision:net")
+    model = load("torchvision:net", download=True)
+    assert model.module is network and model.labels == ("a", "b")
+    assert model.preprocessing.size == (32, 32) and model.preprocessing.crop == 0.8
+    assert model(torch.rand(1, 3, 40, 40)).shape == (1, 2)

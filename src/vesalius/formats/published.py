@@ -14,6 +14,7 @@ from functools import partial
 from importlib import resources
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from vesalius.errors import VesaliusError
@@ -78,7 +79,8 @@ def read(name: str, *, weights: Path | None = None, download: bool = False) -> P
         with ExitStack() as stack:
             files = {one: stack.enter_context(file) for one, file in opened(path, source.members).items()}
             state, labels = published.read(files), published.labels(files)
-    module = published.network()
+    with torch.device("meta"):
+        module = published.network()
     check_finite(state, name=path.name)
     fill(module, state, name=path.name)
     return Parts(module, None, None, title, published.preprocessing, labels)

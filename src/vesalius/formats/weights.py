@@ -71,7 +71,8 @@ def read_torch(file: Path | BufferedIOBase, *, name: str) -> dict[str, Tensor]:
 def fill(module: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
     """Give a module the weights of `state`, all of them and no others; batch norms need no count of batches.
 
-    Raises VesaliusError naming the first tensor that is absent, unknown, or of another shape.
+    The module may be on the device `meta`, without weights so far. Raises VesaliusError naming the first tensor
+    that is absent, unknown, or of another shape.
     """
     own = module.state_dict()
     needed = {key for key in own if not key.endswith("num_batches_tracked")}
@@ -88,7 +89,8 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
             raise VesaliusError(
                 f"'{key}' of {name} has the shape {tuple(tensor.shape)}; {kind} needs {tuple(own[key].shape)}"
             )
-    module.load_state_dict(dict(state), strict=False)
+    counts = {key: torch.tensor(0) for key in own.keys() - needed}
+    module.load_state_dict({**counts, **state}, assign=True)
 
 
 def check_finite(state: Mapping[str, Tensor], *, name: str) -> None:

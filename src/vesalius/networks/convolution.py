@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, cat, nn, tensor
 from torch.nn import functional
 
-Maps = Float[Tensor, "batch _channel _row _column"]
+Maps = Float[Tensor, "_batch _channel _row _column"]
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
