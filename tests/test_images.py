@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vesalius.data import images as module
-from vesalius.data.images import open_images, read_picture
+from vesalius.data import picture_file
+from vesalius.data.images import open_images
+from vesalius.data.picture_file import read_picture
 from vesalius.errors import VesaliusError
 from vesalius.preprocessing import Preprocessing
 
@@ -168,7 +170,7 @@ def test_the_first_frame_upright():
 def test_a_small_file_may_not_announce_a_huge_picture(monkeypatch, tmp_path):
     data = encoded(Image.new("1", (4000, 4000)))
     assert len(data) < 10_000
-    monkeypatch.setattr(module, "LARGEST", 1_000_000)
+    monkeypatch.setattr(picture_file, "LARGEST", 1_000_000)
     with pytest.raises(VesaliusError, match=r"4000×4000 pixels; expected at most 1,000,000"):
         read_picture(data, "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)

@@ -8,45 +8,25 @@ does not grow with the set. What cannot be read is listed with its reason, and t
 from __future__ import annotations
 
 import hashlib
-import io
-import struct
 import tarfile
-import warnings
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from vesalius.data.picture_file import DAMAGE, Picture, PictureFile, read_picture, reason
 from vesalius.data.shapes import CLASSES, shapes
 from vesalius.errors import VesaliusError, nearest
 from vesalius.preprocessing import Preprocessing
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-Picture = Float[Tensor, "channel height width"]
 Read = Callable[[int, int], Picture]
 """`(number, pixels)`: a picture with at least so many pixels along its shorter side if it has them; 0 for all."""
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # decoders that run nothing
-EXPECTED = "expected PNG, JPEG, WebP, GIF, BMP, TIFF or PPM"
-LARGEST = 64_000_000
-"""Pixels of the largest picture that is opened: a small file can announce a huge one."""
-DAMAGE = (
-    OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
-    IndexError, KeyError, TypeError, ZeroDivisionError, OverflowError,
-)  # fmt: skip
-"""What decoders raise on bytes that are not what the header promised."""
 SHAPES = 2_000
 """How many shapes there are if no number is named."""
 SHAPE_SIZE = 128
@@ -150,113 +130,7 @@ def open_images(source: str | Path | Tensor | Images | Sequence[str | Path]) -> 
         return _skimage()
     if isinstance(source, str | Path):
         return _shapes(str(source)) if str(source).partition(":")[0] == "shapes" else _place(source)
-    return _stored([Stored(str(one), Path(one)) for one in source], source=f"a list of {len(source)}")
-
-
-def read_picture(data: bytes, name: str, *, pixels: int = 0) -> Picture:
-    """A picture out of a file's bytes, with at least `pixels` along its shorter side if it has them; 0 for all.
-
-    A JPEG is decoded at a half, a quarter or an eighth of its size where that leaves twice the pixels asked for.
-    Raises VesaliusError for what is not a picture, is truncated or damaged, or has more than `LARGEST` pixels.
-    """
-    with warnings.catch_warnings(action="ignore"):  # Pillow's own warning of large pictures
-        picture = _header(io.BytesIO(data), name)
-        try:
-            if pixels:
-                enough = 2 * pixels / min(picture.size)
-                picture.draft("RGB", (ceil(picture.width * enough), ceil(picture.height * enough)))
-            return rearrange(
-                torch.from_numpy(_rgb(picture)), "height width colour -> colour height width"
-            ).contiguous()
-        except DAMAGE as error:
-            raise VesaliusError(f"'{name}' is truncated or damaged ({_reason(error)})") from None
-
-
-# ----------------------------------------------------------------------------------------------------- one file
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Where the bytes of a picture lie: a file, or a stretch of an archive."""
-
-    name: str
-    path: Path
-    start: int = 0
-    length: int = -1
-
-    def bytes(self) -> bytes:
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.start)
-                return file.read(self.length)
-        except OSError as error:
-            raise VesaliusError(f"'{self.name}' cannot be read ({_reason(error)})") from None
-
-    def checked(self) -> bytes:
-        """sha256 of the bytes of a whole picture, as its header and its end say; other formats than two are decoded.
-
-        Raises VesaliusError for what is not a picture, or not all of one.
-        """
-        data = self.bytes()
-        with warnings.catch_warnings(action="ignore"):
-            picture = _header(io.BytesIO(data), self.name)
-        if picture.format in ("JPEG", "MPO"):
-            whole = b"\xff\xd9" in data[-65_536:]
-        elif picture.format == "PNG":
-            whole = b"IEND" in data[-65_536:]
-        else:
-            whole = read_picture(data, self.name).numel() > 0
-        if not whole:
-            raise VesaliusError(
-                f"'{self.name}' is truncated ({len(data):,} bytes, and no end of the picture)"
-            )
-        return hashlib.sha256(data).digest()
-
-
-def _header(data: io.BytesIO, name: str) -> Image:
-    """What the first bytes announce; nothing is decoded yet."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        picture = Image.open(data, formats=FORMATS)
-    except UnidentifiedImageError:
-        raise VesaliusError(f"'{name}' is not a picture; {EXPECTED}") from None
-    except Image.DecompressionBombError:
-        raise VesaliusError(f"'{name}' announces too many pixels; expected at most {LARGEST:,}") from None
-    except DAMAGE as error:
-        raise VesaliusError(f"'{name}' is truncated or damaged ({_reason(error)})") from None
-    if picture.width * picture.height > LARGEST:
-        raise VesaliusError(
-            f"'{name}' is {picture.width}×{picture.height} pixels; expected at most {LARGEST:,}"
-        )
-    return picture
-
-
-def _rgb(picture: Image) -> np.ndarray:
-    """[height, width, 3] in 0..1, turned as the camera says."""
-    from PIL import ImageOps
-
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):  # 16 bits
-        return np.repeat((np.asarray(picture).astype(np.float32) / 65535).clip(0, 1)[..., None], 3, axis=2)
-    if picture.mode == "F":
-        grey = np.asarray(picture, dtype=np.float32)
-        if not (grey.min() >= 0 and grey.max() <= 1):
-            raise ValueError(f"numbers from {grey.min():g} to {grey.max():g}, where 0 to 1 are expected")
-        return np.repeat(grey[..., None], 3, axis=2)
-    if picture.has_transparency_data:
-        layers = np.asarray(picture.convert("RGBA"), dtype=np.float32) / 255
-        return layers[..., :3] * layers[..., 3:] + 0.5 * (1 - layers[..., 3:])
-    return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
-
-
-def _reason(error: Any) -> str:
-    """An exception in a few words."""
-    words = (
-        str(error.strerror if isinstance(error, OSError) and error.strerror else error)
-        or type(error).__name__
-    )
-    return words.splitlines()[0].rstrip(".")
+    return _stored([PictureFile(str(one), Path(one)) for one in source], source=f"a list of {len(source)}")
 
 
 # -------------------------------------------------------------------------------------------------- many files
@@ -268,7 +142,9 @@ def _place(source: str | Path) -> Images:
         found = sorted(one for one in path.rglob("*") if one.is_file() and not one.name.startswith("."))
         if not found:
             raise VesaliusError(f"the folder '{path}' is empty; expected pictures in it")
-        return _stored([Stored(one.relative_to(path).as_posix(), one) for one in found], source=str(path))
+        return _stored(
+            [PictureFile(one.relative_to(path).as_posix(), one) for one in found], source=str(path)
+        )
     if not path.exists():
         near = nearest(str(source), ["shapes", "skimage"])
         raise VesaliusError(
@@ -276,8 +152,8 @@ def _place(source: str | Path) -> Images:
         )
     if path.suffix == ".tar":
         return _archive(path)
-    Stored(str(path), path).checked()
-    return _stored([Stored(path.name, path)], source=str(path))
+    PictureFile(str(path), path).checked()
+    return _stored([PictureFile(path.name, path)], source=str(path))
 
 
 def _archive(path: Path) -> Images:
@@ -285,19 +161,19 @@ def _archive(path: Path) -> Images:
         with tarfile.open(path, "r:") as archive:
             members = [member for member in archive.getmembers() if member.isfile()]
     except (tarfile.TarError, *DAMAGE) as error:
-        raise VesaliusError(f"'{path}' is not a whole, uncompressed .tar ({_reason(error)})") from None
+        raise VesaliusError(f"'{path}' is not a whole, uncompressed .tar ({reason(error)})") from None
     if not members:
         raise VesaliusError(f"the archive '{path}' is empty; expected pictures in it")
     members.sort(key=lambda member: member.name)
-    return _stored([Stored(m.name, path, m.offset_data, m.size) for m in members], source=str(path))
+    return _stored([PictureFile(m.name, path, m.offset_data, m.size) for m in members], source=str(path))
 
 
-def _stored(files: list[Stored], *, source: str) -> Images:
+def _stored(files: list[PictureFile], *, source: str) -> Images:
     """The files that are whole pictures; the others are skipped with their reason."""
     if not files:
         raise VesaliusError("the list of pictures is empty; expected at least one")
     skipped: dict[str, str] = {}
-    kept: list[Stored] = []
+    kept: list[PictureFile] = []
     total = hashlib.sha256()
     for file in files:
         try:
@@ -382,4 +258,4 @@ def _skimage() -> Images:
     pictures = [
         one for one in sorted(folder.iterdir()) if one.suffix in (".png", ".jpg", ".jpeg", ".gif", ".tif")
     ]
-    return _stored([Stored(one.name, one) for one in pictures], source="skimage")
+    return _stored([PictureFile(one.name, one) for one in pictures], source="skimage")

@@ -3,9 +3,10 @@
 A picture is a function of (seed, number) alone, so a set of any length is neither stored nor fetched, and
 picture 7 is the same in a set of 10 and of 10,000. Twelve closed figures (filled or as an outline), eight
 strokes and four textures, in every orientation, position, size and colour, on plain, shaded, noisy and
-textured grounds; one filled figure in eight differs from its ground in its grain alone. The noise has a power spectrum
-1/f^d, d from 0.3 to 2.2. To tell the classes apart needs oriented edges, curves of every orientation, corners,
-handedness (the two s-curves), texture, and boundaries between high and low frequency.
+textured grounds; one closed figure in eight is filled, and differs from its ground in its grain alone. The
+noise has amplitudes that fall as frequency^-d, d from 0.2 to 2.2. To tell the classes apart needs oriented
+edges, curves of every orientation, corners, handedness (the two s-curves), texture, and boundaries between
+high and low frequency.
 
 Lengths are in widths of the picture: the same picture can be drawn at any size.
 """
@@ -21,11 +22,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-CLOSED = (
-    "circle", "ellipse", "crescent", "semicircle", "drop", "heart",
-    "triangle", "square", "star", "cross", "gear", "flower",
-)  # fmt: skip
-OPEN = ("line", "arc", "angle", "wave", "zigzag", "s-curve", "mirrored s-curve", "spiral")
+from vesalius.data.outlines import CLOSED, OPEN, OUTLINES
+
 TEXTURES = ("stripes", "checks", "dots", "rings")
 CLASSES = CLOSED + OPEN + TEXTURES
 
@@ -33,7 +31,6 @@ PLAIN = ("flat", "shade", "noise")
 PAINTS = PLAIN + TEXTURES
 DICE = 48  # uniform numbers a picture is made of, beside two fields of noise
 GRAIN = 64  # pixels along a side of a field of noise
-CURVE = 48  # straight pieces a round outline is made of
 TOGETHER = 16  # pictures drawn at a time: what fits the processor's cache
 
 
@@ -58,50 +55,39 @@ def shapes(
 
 def drawn(name: str, numbers: list[int], *, size: int, seed: int) -> UInt8[Tensor, "picture 3 size size"]:
     """Pictures of one class: a ground, a figure on it, light from one side, a little noise."""
-    shape_dice, dice, noise = thrown(numbers, seed)
-    roll = iter(dice.unbind(1))
-    texture = name in TEXTURES
-    grain_only = (next(roll) < 0.125) & torch.tensor(name in CLOSED)
-    ground_kind = ground_paint(next(roll), name)
-    ground_kind = torch.where(grain_only, PAINTS.index("noise"), ground_kind)
-    figure_kind = torch.where(grain_only, PAINTS.index("noise"), paint_of(next(roll), (0.55, 0.15, 0.15)))
-    swap = next(roll) < 0.5  # which of the two has the finer grain, where grain is all that differs
-    decay = torch.stack([0.3 + 1.9 * next(roll), 0.3 + 1.9 * next(roll)])
-    apart = torch.stack([torch.where(swap, 2.2, 0.2), torch.where(swap, 0.2, 2.2)])
+    outline_dice, dice, noise = thrown(numbers, seed)
+    remaining = iter(dice.unbind(1))
+
+    def roll(times: int) -> list[Float[Tensor, " picture"]]:
+        return [next(remaining) for _ in range(times)]
+
+    # what the ground and the figure are painted with
+    alone, ground_chance, figure_chance, swap, ground_decay, figure_decay = roll(6)
+    grain_only = (alone < 0.125) & torch.tensor(name in CLOSED)
+    ground_kind = paint_of(ground_chance, (0.25, 0.2, 0.35))
+    if name in TEXTURES:
+        ground_kind = torch.full_like(ground_kind, PAINTS.index(name))
+    kinds = torch.stack([ground_kind, paint_of(figure_chance, (0.55, 0.15, 0.15))])
+    kinds = torch.where(grain_only, PAINTS.index("noise"), kinds)
+    decay = 0.3 + 1.9 * torch.stack([ground_decay, figure_decay])
+    apart = torch.stack([torch.where(swap < 0.5, 2.2, 0.2), torch.where(swap < 0.5, 0.2, 2.2)])
     decay = torch.where(grain_only, apart, decay)
     grain = [fitted(field(noise[:, side], decay[side]), size) for side in range(2)]
 
-    # two colours of the ground, the farthest of three from both of them for the figure
-    colours = torch.stack([next(roll) for _ in range(15)], 1).view(-1, 5, 3)
-    one, candidates = colours[:, 0], colours[:, 2:]
-    contrast = next(roll)
-    contrast = 0.5 + 0.5 * contrast if texture else torch.where(grain_only, 0.7, 0.1 + 0.4 * contrast)
-    two = one + contrast[:, None] * directed(one, colours[:, 1], least=0.8 if texture else 0.4)
-    far = (candidates - one[:, None]).norm(dim=2).minimum((candidates - two[:, None]).norm(dim=2)).argmax(1)
-    figure = candidates[torch.arange(len(far)), far]
-    figure_one = torch.where(grain_only[:, None], one, figure)
-    figure_two = torch.where(
-        grain_only[:, None],
-        two,
-        figure + 0.3 * next(roll)[:, None] * directed(figure, colours[:, 1], least=0.4),
-    )
+    # their colours, which do not differ where the grain does
+    ground, figure = colours_of(torch.stack(roll(15), 1), *roll(2), grain_only, texture=name in TEXTURES)
+    figure = torch.where(grain_only[:, None, None], ground, figure)
 
     x, y = places(size)
-    ground = mixed(one, two, painted(ground_kind, grain[0], x, y, [next(roll) for _ in range(5)], size))
-    fill = mixed(
-        figure_one, figure_two, painted(figure_kind, grain[1], x, y, [next(roll) for _ in range(5)], size)
-    )
-    picture = ground
-    if not texture:
-        cover = figure_cover(name, shape_dice, grain_only, [next(roll) for _ in range(8)], x, y, size)
-        picture = ground + cover[:, None] * (fill - ground)
-    light = (
-        1
-        + 0.5 * (next(roll) - 0.5)[:, None, None] * (x + y)
-        + 0.5 * (next(roll) - 0.5)[:, None, None] * (x - y)
-    )
-    fine = fitted(field(noise[:, 1].flip(-2), torch.zeros(len(noise))), size)
-    picture = picture * light[:, None] + 0.05 * (next(roll)[:, None, None] * fine)[:, None]
+    picture = mixed(ground, painted(kinds[0], grain[0], x, y, roll(5)))
+    fill = mixed(figure, painted(kinds[1], grain[1], x, y, roll(5)))
+    if name not in TEXTURES:
+        cover = figure_cover(name, outline_dice, grain_only, roll(8), x, y)
+        picture = picture + cover[:, None] * (fill - picture)
+    right_up, right_down, fine = (one[:, None, None, None] for one in roll(3))
+    picture = picture * (1 + 0.5 * (right_up - 0.5) * (x + y) + 0.5 * (right_down - 0.5) * (x - y))
+    white = fitted(field(noise[:, 1].flip(-2), torch.zeros(len(noise))), size)
+    picture = picture + 0.05 * fine * white[:, None]
     return picture.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
@@ -127,10 +113,24 @@ def paint_of(chance: Float[Tensor, " picture"], plain: tuple[float, ...]) -> Int
     return torch.bucketize(chance.contiguous(), edges, right=True)
 
 
-def ground_paint(chance: Float[Tensor, " picture"], name: str) -> Int[Tensor, " picture"]:
-    if name in TEXTURES:
-        return torch.full(chance.shape, PAINTS.index(name))
-    return paint_of(chance, (0.25, 0.2, 0.35))
+def colours_of(
+    dice: Float[Tensor, "picture 15"],
+    ground_contrast: Float[Tensor, " picture"],
+    figure_contrast: Float[Tensor, " picture"],
+    grain_only: Bool[Tensor, " picture"],
+    *,
+    texture: bool,
+) -> tuple[Float[Tensor, "picture 2 3"], Float[Tensor, "picture 2 3"]]:
+    """Two colours of the ground and two of the figure, which is the farthest of three from both of the ground's."""
+    one, other, *candidates = rearrange(dice, "picture (colour rgb) -> colour picture rgb", rgb=3)
+    weak = torch.where(grain_only, 0.7, 0.1 + 0.4 * ground_contrast)
+    contrast = 0.5 + 0.5 * ground_contrast if texture else weak
+    two = one + contrast[:, None] * directed(one, other, least=0.8 if texture else 0.4)
+    choice = torch.stack(candidates)
+    far = (choice - one).norm(dim=2).minimum((choice - two).norm(dim=2)).argmax(0)
+    figure = choice[far, torch.arange(len(far))]
+    second = figure + 0.3 * figure_contrast[:, None] * directed(figure, other, least=0.4)
+    return torch.stack([one, two], 1), torch.stack([figure, second], 1)
 
 
 def directed(
@@ -140,9 +140,8 @@ def directed(
     step = end - start
     step = step * (least / step.norm(dim=1, keepdim=True).clamp(min=1e-3)).clamp(min=1)
     outside = ((start + step) < 0) | ((start + step) > 1)
-    return torch.where(
-        outside, -step.sign() * step.abs().minimum(torch.where(step > 0, start, 1 - start)), step
-    )
+    back = -step.sign() * step.abs().minimum(torch.where(step > 0, start, 1 - start))
+    return torch.where(outside, back, step)
 
 
 def places(size: int) -> tuple[Float[Tensor, "size size"], Float[Tensor, "size size"]]:
@@ -170,7 +169,7 @@ def fitted(values: Float[Tensor, "picture grain grain"], size: int) -> Float[Ten
 
 
 def painted(
-    kind: Int[Tensor, " picture"], grain: Tensor, x: Tensor, y: Tensor, dice: list[Tensor], size: int
+    kind: Int[Tensor, " picture"], grain: Tensor, x: Tensor, y: Tensor, dice: list[Tensor]
 ) -> Float[Tensor, "picture size size"]:
     """How much of the second colour there is at each pixel, 0 to 1."""
     turn, length, phase, sharp, place = (one[:, None, None] for one in dice)
@@ -193,19 +192,22 @@ def painted(
     return (chosen + 0.5).clamp(0, 1)
 
 
-def mixed(one: Float[Tensor, "picture 3"], two: Float[Tensor, "picture 3"], share: Tensor) -> Tensor:
-    return one[..., None, None] + (two - one)[..., None, None] * share[:, None]
+def mixed(
+    colours: Float[Tensor, "picture 2 3"], share: Float[Tensor, "picture size size"]
+) -> Float[Tensor, "picture 3 size size"]:
+    one, two = colours[..., None, None].unbind(1)
+    return one + (two - one) * share[:, None]
 
 
 # ------------------------------------------------------------------------------------------------------ figure
 
 
 def figure_cover(
-    name: str, shape_dice: Tensor, filled_only: Tensor, dice: list[Tensor], x: Tensor, y: Tensor, size: int
+    name: str, outline_dice: Tensor, filled_only: Tensor, dice: list[Tensor], x: Tensor, y: Tensor
 ) -> Float[Tensor, "picture size size"]:
     """How much of each pixel the figure covers: inside its outline, or within half the width of a stroke."""
     turn, scale, right, up, stretch, style, width, soft = dice
-    points = OUTLINES[name](shape_dice)
+    points = OUTLINES[name](outline_dice)
     stretch = torch.ones_like(stretch) if name in ("circle", "ellipse") else 0.8 * 1.5**stretch
     points = points * torch.stack([stretch.sqrt(), 1 / stretch.sqrt()], 1)[:, None]
     points = points / points.norm(dim=2).amax(1)[:, None, None]
@@ -219,8 +221,8 @@ def figure_cover(
     stroke = (0.02 + 0.045 * width)[:, None] * (radius / 0.3)[:, None].clamp(max=1)
     filled = (filled_only | (style < 0.5))[:, None] & torch.tensor(name in CLOSED)
     edge = torch.where(filled, torch.where(inside, -distance, distance), distance - stroke / 2)
-    cover = (0.5 - edge * size / (1 + 1.5 * soft**2)[:, None]).clamp(0, 1)
-    return rearrange(cover, "picture (row column) -> picture row column", row=size)
+    cover = (0.5 - edge * len(x) / (1 + 1.5 * soft**2)[:, None]).clamp(0, 1)
+    return rearrange(cover, "picture (row column) -> picture row column", row=len(x))
 
 
 def from_outline(
@@ -246,144 +248,3 @@ def from_outline(
             height = torch.where(ey.abs() < 1e-12, 1e-12, ey)
             inside ^= crosses & (wx < wy / height * ex)
     return nearest.sqrt_(), inside
-
-
-# ----------------------------------------------------------------------- outlines: uniform numbers to points, radius 1
-
-
-def circle(dice: Tensor) -> Tensor:
-    return on_circle(torch.arange(CURVE) * (2 * math.pi / CURVE)).expand(len(dice), -1, -1)
-
-
-def ellipse(dice: Tensor) -> Tensor:
-    return circle(dice) * torch.stack([torch.ones(len(dice)), 0.35 + 0.3 * dice[:, 0]], 1)[:, None]
-
-
-def crescent(dice: Tensor) -> Tensor:
-    """A disc without a disc beside it: the outer arc, and the inner arc back between the same tips."""
-    tip, centre = 0.6 + 0.45 * dice[:, :1], 0.35 + 0.25 * dice[:, 1:2]
-    share = torch.linspace(0, 1, CURVE // 2)
-    outer = on_circle(tip + (2 * math.pi - 2 * tip) * share)
-    inner_radius = ((tip.cos() - centre) ** 2 + tip.sin() ** 2).sqrt()
-    start = torch.atan2(tip.sin(), tip.cos() - centre)
-    inner = on_circle(2 * math.pi - start - (2 * math.pi - 2 * start) * share) * inner_radius[..., None]
-    return torch.cat([outer, (inner + F.pad(centre, (0, 1))[:, None])[:, 1:-1]], 1)
-
-
-def semicircle(dice: Tensor) -> Tensor:
-    arc_points = on_circle(torch.linspace(0, math.pi, CURVE // 2)) - torch.tensor([0.0, 0.4])
-    return arc_points.expand(len(dice), -1, -1)
-
-
-def drop(dice: Tensor) -> Tensor:
-    """A circle and the tip of its two tangents."""
-    radius = 0.5 + 0.15 * dice[:, :1]
-    touch = torch.acos(radius / 1.3)
-    body = (
-        on_circle(touch + (2 * math.pi - 2 * touch) * torch.linspace(0, 1, CURVE * 3 // 4))
-        * radius[..., None]
-    )
-    tip = torch.tensor([1.3, 0.0]).expand(len(dice), 1, 2)
-    return torch.cat([body, tip], 1) - torch.tensor([0.3, 0.0])
-
-
-def heart(dice: Tensor) -> Tensor:
-    t = torch.arange(CURVE) * (2 * math.pi / CURVE)
-    x = 16 * t.sin() ** 3
-    y = 13 * t.cos() - 5 * (2 * t).cos() - 2 * (3 * t).cos() - (4 * t).cos()
-    return (torch.stack([x, y + 2], -1) / 17).expand(len(dice), -1, -1)
-
-
-def triangle(dice: Tensor) -> Tensor:
-    return on_circle(2 * math.pi / 3 * torch.arange(3) + 0.5 * (dice[:, :3] - 0.5))
-
-
-def square(dice: Tensor) -> Tensor:
-    return on_circle(math.pi / 2 * (torch.arange(4) + 0.5)).expand(len(dice), -1, -1)
-
-
-def star(dice: Tensor) -> Tensor:
-    tips = 4 + (4 * dice[:, :1]).floor()
-    corner = torch.minimum(torch.arange(14.0), 2 * tips)
-    radius = torch.where(corner % 2 == 0, 1.0, 0.35 + 0.15 * dice[:, 1:2])
-    return on_circle(corner * (math.pi / tips)) * radius[..., None]
-
-
-def cross(dice: Tensor) -> Tensor:
-    arm = (0.2 + 0.15 * dice[:, 0])[:, None]
-    one = torch.ones_like(arm)
-    x = torch.cat([one, arm, arm, -arm, -arm, -one, -one, -arm, -arm, arm, arm, one], 1)
-    y = torch.cat([arm, arm, one, one, arm, arm, -arm, -arm, -one, -one, -arm, -arm], 1)
-    return torch.stack([x, y], 2)
-
-
-def gear(dice: Tensor) -> Tensor:
-    teeth = 8 + (5 * dice[:, :1]).floor()
-    corner = torch.minimum(torch.arange(48.0), 4 * teeth)
-    radius = torch.where(corner % 4 < 2, 1.0, 0.72 + 0.1 * dice[:, 1:2])
-    return on_circle(corner * (math.pi / 2 / teeth)) * radius[..., None]
-
-
-def flower(dice: Tensor) -> Tensor:
-    petals = 5 + (4 * dice[:, :1]).floor()
-    angle = torch.arange(64) * (2 * math.pi / 64)
-    return on_circle(angle).expand(len(dice), -1, -1) * (0.8 + 0.2 * (petals * angle).cos())[..., None]
-
-
-def line(dice: Tensor) -> Tensor:
-    return torch.tensor([[-1.0, 0.0], [1.0, 0.0]]).expand(len(dice), -1, -1)
-
-
-def arc(dice: Tensor) -> Tensor:
-    span = 1.2 + 2.3 * dice[:, :1]  # 70 to 200 degrees
-    points = on_circle(span * (torch.linspace(0, 1, CURVE // 2) - 0.5))
-    return points - points.mean(1, keepdim=True)
-
-
-def angle(dice: Tensor) -> Tensor:
-    half = 0.35 + 0.6 * dice[:, :1]  # 40 to 110 degrees between the legs
-    ends = on_circle(torch.cat([-half, half], 1))
-    return torch.stack([ends[:, 0], torch.zeros_like(ends[:, 0]), ends[:, 1]], 1) - torch.tensor([0.5, 0.0])
-
-
-def wave(dice: Tensor) -> Tensor:
-    x = torch.linspace(-1, 1, CURVE).expand(len(dice), -1)
-    y = (0.2 + 0.15 * dice[:, :1]) * (math.pi * (1.5 + dice[:, 1:2]) * x + 6.3 * dice[:, 2:3]).sin()
-    return torch.stack([x, y], 2)
-
-
-def zigzag(dice: Tensor) -> Tensor:
-    pieces = 4 + (4 * dice[:, :1]).floor()
-    corner = torch.minimum(torch.arange(8.0), pieces)
-    y = (0.22 + 0.15 * dice[:, 1:2]) * (1 - 2 * (corner % 2))
-    return torch.stack([2 * corner / pieces - 1, y], 2)
-
-
-def s_curve(dice: Tensor) -> Tensor:
-    open_end = 0.3 + 0.9 * dice[:, :1]  # where the two ends stop, in radians
-    share = torch.linspace(0, 1, CURVE // 2)
-    upper = on_circle(open_end + (1.5 * math.pi - open_end) * share) * 0.5 + torch.tensor([0.0, 0.5])
-    return torch.cat([upper, -upper.flip(1)[:, 1:]], 1)
-
-
-def mirrored_s_curve(dice: Tensor) -> Tensor:
-    return s_curve(dice) * torch.tensor([-1.0, 1.0])
-
-
-def spiral(dice: Tensor) -> Tensor:
-    turns = 2 * math.pi * (1.6 + 0.9 * dice[:, :1])
-    share = torch.linspace(0.08, 1, CURVE)
-    handed = torch.where(dice[:, 1:2] < 0.5, -1.0, 1.0)
-    return on_circle(handed * turns * share) * share[:, None]
-
-
-def on_circle(angle: Float[Tensor, ...]) -> Float[Tensor, "... 2"]:
-    return torch.stack([angle.cos(), angle.sin()], -1)
-
-
-OUTLINES = {
-    "circle": circle, "ellipse": ellipse, "crescent": crescent, "semicircle": semicircle, "drop": drop, "heart": heart,
-    "triangle": triangle, "square": square, "star": star, "cross": cross, "gear": gear, "flower": flower,
-    "line": line, "arc": arc, "angle": angle, "wave": wave, "zigzag": zigzag,
-    "s-curve": s_curve, "mirrored s-curve": mirrored_s_curve, "spiral": spiral,
-}  # fmt: skip
