@@ -7,6 +7,7 @@ Every analysis is an attribute too, imported when it is first used:
 'copying_heads'
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import vesalius.methods  # noqa: F401 (before the function of that name, or the package would replace it)
@@ -60,12 +61,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """`dissect`, `dossier` and the analyses, imported when they are first asked for."""
-    if name.startswith("_"):
+    if name.startswith("_") or find_spec(f"vesalius.{name}"):  # a module that has yet to be imported
         raise AttributeError(name)
     if name == "dissect":
         from vesalius.dissection import dissect as found
     elif name == "dossier":
-        from vesalius.dossier import dossier as found
+        from vesalius.arguments import dossier as found
     elif name in methods():
         found = methods()[name].function
     else:

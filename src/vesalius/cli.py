@@ -135,7 +135,7 @@ def feature(
     seed: int = 0,
 ) -> int:
     """Make the seven arguments for one feature and write its dossier: report.html, and study.json for programs."""
-    from vesalius.dossier import dossier
+    from vesalius.arguments import dossier
     from vesalius.model import load
 
     return _told(
