@@ -16,6 +16,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+REAL = "<!-- real -->"
+"""The first line of a page whose code opens networks out of packages: `make real` runs it, and `make test` does not."""
 BLOCK = re.compile(
     r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.MULTILINE | re.DOTALL
 )
@@ -36,6 +38,11 @@ def blocks(page: Path) -> list[Block]:
     """The code of a page, in order."""
     text = page.read_text(encoding="utf-8")
     return [Block(m["code"], text.count("\n", 0, m.start()) + 2, m["output"]) for m in BLOCK.finditer(text)]
+
+
+def is_real(page: Path) -> bool:
+    """Whether the page asks for networks that do not ship with the package."""
+    return page.read_text(encoding="utf-8").startswith(REAL)
 
 
 def images(page: Path) -> list[str]:

@@ -26,7 +26,11 @@ pages = _module("pages")
 generate = _module("generate")
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if pages.blocks(p)], ids=lambda page: page.name)
+def _marked(page: Path):
+    return pytest.param(page, marks=[pytest.mark.real] if pages.is_real(page) else [], id=page.name)
+
+
+@pytest.mark.parametrize("page", [_marked(page) for page in PAGES if pages.blocks(page)])
 def test_code_of_a_page_runs_and_prints_what_the_page_shows(page, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "agg")
     registry = dict(sys.modules["vesalius.method"]._registry)  # a page may register an analysis of its own

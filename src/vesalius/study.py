@@ -133,18 +133,20 @@ class Study:
 
 
 def card(model: Model) -> dict[str, Any]:
-    """What a reader must know of a model: name, hash of the weights, family, sizes."""
-    family = model.architecture
+    """What a reader must know of a model: name, hash of the weights, family, sizes that it has."""
+    family, preprocessing = model.architecture, model.preprocessing
+    streams = family is not None and "resid_post" in family.sites
     return {
         "name": model.name,
         "hash": model.hash,
         "architecture": family.name if family else None,
         "parameters": model.n_parameters,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "shape": asdict(model.shape) if family else {},
-        "residual": family.residual if family else None,
-        "norm": family.norm if family else None,
-        "positions": family.positions if family else None,
+        "shape": {name: size for name, size in asdict(model.shape).items() if size or streams}
+        if family
+        else {},
+        **({name: getattr(family, name) for name in ("residual", "norm", "positions")} if streams else {}),
+        **({"pictures": [*preprocessing.size, preprocessing.channels]} if preprocessing else {}),
     }
 
 
