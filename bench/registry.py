@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bench import cases, vision_tuning
+from bench import cases, vision_expanded, vision_tuning
 from bench.cases import Side
 
 
@@ -73,5 +73,11 @@ CASES = {
         time=1 / 5,
         agree=1e-4,
         repeats=2,
+    ),
+    "expanded-weights": Case(
+        "expanded weights of all 480 channels of InceptionV1 mixed3b on mixed3a / one backward pass for each",
+        {"ours": vision_expanded.all_at_once, "peer": vision_expanded.one_by_one},
+        time=1 / 20,
+        repeats=3,
     ),
 }
