@@ -135,7 +135,7 @@ class Model:
             "tokens": self.architecture.inputs == "tokens" and self.has("W_U"),
             "attention": self.n_layers > 0 and "pattern" in self.architecture.sites,
             "causal": self.architecture.causal,
-            "attention_only": self.d_mlp == 0,
+            "attention_only": self.architecture.inputs == "tokens" and self.d_mlp == 0,
             "no_norm": self.architecture.norm == "none",
             "mlp": self.n_layers > 0 and self.d_mlp > 0,
             "embedding": self.has("W_E"),

