@@ -80,4 +80,11 @@ CASES = {
         time=1 / 20,
         repeats=3,
     ),
+    "examples": Case(
+        f"top-k and spectrum of every unit of mixed3b, {vision_examples.PICTURES} pictures / the forward to mixed3b",
+        {"ours": vision_examples.top_and_spectrum, "peer": vision_examples.forward_alone},
+        time=1.15,
+        agree=None,
+        repeats=1,
+    ),
 }

@@ -167,8 +167,8 @@ def trained_phase(
     importance: Float[Tensor, " grid"],
     density: Float[Tensor, " grid"],
     *,
-    steps: int = 800,
-    starts: int = 3,
+    steps: int = 600,
+    starts: int = 8,
     seed: int = 0,
 ) -> Int[Tensor, " grid"]:
     """The phase that training finds for two features in one dimension, the best of some starts."""
