@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -78,8 +78,9 @@ def maco(
 ) -> Parametrisation:
     """The phases, of magnitudes that never change: `spectrum`, as `natural_spectrum` gives it.
 
-    Phases start as those of white noise, and so belong to a real picture; gradients keep it so. Without a spectrum
-    it is that of a power law, 1/frequency, alike in all decorrelated channels. What the sigmoid sees has sd 1.
+    Where a real picture has the same frequency twice, at k and -k, its two phases are kept opposite. Without a
+    spectrum it is that of a power law, 1/frequency, alike in all decorrelated channels. What the sigmoid sees has
+    sd 1.
     """
     magnitudes = power_law(colour.shape[1], size) if spectrum is None else _resized(spectrum, size)
     if magnitudes.shape[0] != colour.shape[1]:
@@ -92,6 +93,8 @@ def maco(
         return torch.fft.rfft2(torch.randn(colour.shape[1], *size, generator=generator)).angle()
 
     def picture(phases: Tensor) -> Tensor:
+        opposite = (phases - _mirrored(phases)) / 2
+        phases = torch.where(_twice(size[1]).to(phases.device), opposite, phases)
         return _coloured(torch.fft.irfft2(torch.polar(magnitudes.to(phases), phases), s=size), colour)
 
     return Parametrisation("maco", start, picture, rate=0.2)
@@ -146,17 +149,23 @@ def _resized(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
     if centred.shape[2:] != shape:
         centred = interpolate(centred, size=shape, mode="bilinear", align_corners=True)
     resized = torch.fft.ifftshift(centred[0], dim=1)
-    mirrored = torch.cat([resized[:, :1], resized[:, 1:].flip(1)], 1)
-    symmetric = (resized + mirrored) / 2  # of a real picture: the same at k and at -k
+    symmetric = torch.where(_twice(size[1]), (resized + _mirrored(resized)) / 2, resized)
     return torch.where(frequencies(size) > 0, symmetric, 0.0)
+
+
+def _twice(width: int) -> Bool[Tensor, " frequency"]:
+    """Which columns of a real spectrum hold a frequency and its opposite: the first, and the last of an even width."""
+    return torch.arange(width // 2 + 1) % (width / 2) == 0
+
+
+def _mirrored(spectrum: Tensor) -> Tensor:
+    """Rows k as rows -k."""
+    return spectrum.flip(-2).roll(1, -2)
 
 
 def _spread(magnitudes: Tensor, size: tuple[int, int]) -> Tensor:
     """The standard deviation, over all channels and pixels, of a picture of these magnitudes (Parseval)."""
     height, width = size
-    twice = torch.full((width // 2 + 1,), 2.0)
-    twice[0] = 1.0
-    if width % 2 == 0:
-        twice[-1] = 1.0
-    power = (magnitudes.square() * twice).sum((1, 2)) / (height * width) ** 2
+    entries = torch.where(_twice(width), 1.0, 2.0)
+    power = (magnitudes.square() * entries).sum((1, 2)) / (height * width) ** 2
     return power.mean().sqrt()
