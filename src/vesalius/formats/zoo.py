@@ -109,8 +109,8 @@ def pictures_parts(module: PlainNetwork, card: Path, name: str) -> Parts:
     """An image network with what its card says of its pictures and its labels."""
     facts = json.loads(card.read_text(encoding="utf-8"))
     try:
-        numbers = {key: tuple(value) for key, value in facts["preprocessing"].items()}
-        return Parts(module, None, None, name, Preprocessing(**numbers), tuple(facts["labels"]))
+        size, mean, sd = (tuple(facts["preprocessing"][key]) for key in ("size", "mean", "sd"))
+        return Parts(module, None, None, name, Preprocessing(size, mean, sd), tuple(facts["labels"]))
     except (KeyError, TypeError, AttributeError) as error:
         raise VesaliusError(
             f"{card} is damaged: it does not say how pictures are prepared ({error})"
