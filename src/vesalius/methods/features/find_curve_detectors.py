@@ -5,7 +5,8 @@ asked of every unit of a layer, in two steps.
 
 1. Drawn curves, lines and opposite curves, in six looks (filled, outlined, dark, coloured). A unit's score is how many
    standard deviations, over photographs, its best curve raises it above its best line and above the curve that bulges
-   the other way, in the mean over looks. A candidate beats both by a factor, and its score beats what the best unit of
+   the other way, in the mean over looks; the standard deviation is at least the layer's median, or the rarest units
+   of a random network would score highest. A candidate beats both by a factor, and its score beats what the best unit of
    a whole layer gives by chance, in random-init networks.
 2. Photographs. The best crops of the candidates are turned about, and the others have to answer at the orientation
    that the drawn curves gave them. One that does not is dropped; a unit without kin is no family and is dropped too.
@@ -270,7 +271,9 @@ def _seen(
 ) -> tuple[Survey, Float[Tensor, "look angle radius unit"]]:
     """Every unit over the pictures, and its positive answers to the drawings in standard deviations of that."""
     found = survey(model, site, pictures, examples=EXAMPLES)
-    given = answers(model, site, drawn.flatten(0, 1), seen=seen).clamp(min=0) / found.sigma
+    alive = found.sd[found.sd > 0]
+    scale = found.sd.clamp(min=float(alive.median()) if len(alive) else 1.0)
+    given = answers(model, site, drawn.flatten(0, 1), seen=seen).clamp(min=0) / scale
     return found, given.reshape(len(drawn), -1, len(_radii(seen)), given.shape[1])
 
 
