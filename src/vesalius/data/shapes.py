@@ -43,13 +43,13 @@ def shapes(
     >>> pictures.shape, CLASSES[labels[7]]
     (torch.Size([24, 3, 32, 32]), 'square')
     """
-    numbers = torch.as_tensor(list(numbers), dtype=torch.long)
-    labels = numbers % len(CLASSES)
-    pictures = torch.empty(len(numbers), 3, size, size, dtype=torch.uint8)
+    wanted = torch.as_tensor(list(numbers), dtype=torch.long)
+    labels = wanted % len(CLASSES)
+    pictures = torch.empty(len(wanted), 3, size, size, dtype=torch.uint8)
     for label in range(len(CLASSES)):
         for part in (labels == label).nonzero()[:, 0].split(TOGETHER):
             if len(part):
-                pictures[part] = drawn(CLASSES[label], numbers[part].tolist(), size=size, seed=seed)
+                pictures[part] = drawn(CLASSES[label], wanted[part].tolist(), size=size, seed=seed)
     return pictures, labels
 
 
