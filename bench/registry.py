@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bench import cases, vision_expanded, vision_tuning
+from bench import cases, vision_examples, vision_expanded, vision_tuning
 from bench.cases import Side
 
 
