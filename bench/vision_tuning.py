@@ -1,8 +1,9 @@
 """Joint tuning: crops as small as the receptive field, turned and run in batches no further than the layer, against the
 plain loop that turns one whole picture at a time and runs the whole network.
 
-InceptionV1 with seeded weights, all 480 units of mixed3b. Cost grows with the number of pictures alone, so that 12 angles of
-4 examples stand for 360 of 32. Both sides turn about the same point within the same circle, and must agree.
+InceptionV1 with seeded weights, all 480 units of mixed3b. Cost grows with the number of pictures alone, so that
+12 angles of 4 examples stand for 360 of 32. Both sides turn about the same point within the same circle, and must
+agree.
 """
 
 from collections.abc import Callable
@@ -28,7 +29,9 @@ def inception() -> vs.Model:
     with torch.no_grad():
         for parameter in module.parameters():
             fan = parameter[0].numel() if parameter.dim() > 1 else 1
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * ((2 / fan) ** 0.5 if fan > 1 else 0.1))
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=generator) * ((2 / fan) ** 0.5 if fan > 1 else 0.1)
+            )
     return vs.Model(module, preprocessing=NETWORKS["inceptionv1"].preprocessing, name="inceptionv1-random")
 
 

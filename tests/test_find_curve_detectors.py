@@ -28,7 +28,9 @@ def test_all_of_the_family_and_nothing_else_is_found(network, result):
 
 
 def test_their_orientations_are_the_planted_ones(network, result):
-    planted = torch.tensor([network.module.units["curves"][unit].orientation for unit in result.units.tolist()])
+    planted = torch.tensor(
+        [network.module.units["curves"][unit].orientation for unit in result.units.tolist()]
+    )
     assert tuning.distance(result.orientation, planted).max() < 2
     assert tuning.distance(result.natural, planted).max() < 15
     assert (result.width > 30).all() and (result.width < 90).all()
@@ -48,5 +50,7 @@ def test_a_random_network_has_none(network):
 
 @pytest.mark.slow
 def test_at_most_one_random_network_in_twenty_has_any(network):
-    alarms = [len(vs.find_curve_detectors(network.random_twin(seed), **QUICK).units) > 0 for seed in range(100, 120)]
+    alarms = [
+        len(vs.find_curve_detectors(network.random_twin(seed), **QUICK).units) > 0 for seed in range(100, 120)
+    ]
     assert sum(alarms) <= 1

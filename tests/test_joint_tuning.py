@@ -48,7 +48,12 @@ def test_the_planted_permutation_comes_back_exactly(network, truth):
     """One drawn curve is enough: a quarter turn of the picture takes each unit to the one 90° on."""
     seen = window(network, "curves")
     drawn = rounded_corner(
-        truth[5:6], torch.tensor([14.0]), size=seen.size, centre=seen.centre, filled=False, background=(0.5,) * 3
+        truth[5:6],
+        torch.tensor([14.0]),
+        size=seen.size,
+        centre=seen.centre,
+        filled=False,
+        background=(0.5,) * 3,
     )
     curves = turned_answers(network, "curves", drawn, seen=seen, degrees=tuning.angles(360))[0].T
     for degrees in (15, 90, 345):

@@ -9,7 +9,10 @@ import torch
 
 from vesalius import tuning
 
-CANDIDATES = [Path(__file__).parents[1] / "shared/data/curve-circuits", Path(__file__).parents[2] / "shared/data/curve-circuits"]
+CANDIDATES = [
+    Path(__file__).parents[1] / "shared/data/curve-circuits",
+    Path(__file__).parents[2] / "shared/data/curve-circuits",
+]
 
 
 def bumps(centres, count=360, sd=20.0):
@@ -18,7 +21,9 @@ def bumps(centres, count=360, sd=20.0):
 
 def test_a_gaussian_is_as_wide_as_its_formula():
     width = tuning.width(bumps([0.0, 37.0, 359.0]))
-    torch.testing.assert_close(width, torch.full((3,), 2 * math.sqrt(2 * math.log(2)) * 20), atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        width, torch.full((3,), 2 * math.sqrt(2 * math.log(2)) * 20), atol=0.01, rtol=0
+    )
 
 
 def test_a_rectified_cosine():
@@ -50,7 +55,9 @@ def test_coverage_and_gaps_of_a_family():
     least = math.exp(-0.5 * (45 / 30) ** 2)
     assert tuning.coverage(even).min().item() == pytest.approx(least, abs=1e-6)
     assert tuning.coverage(torch.cat([7 * even, torch.zeros(1, 360)])).max().item() == pytest.approx(1)
-    torch.testing.assert_close(tuning.gaps(torch.tensor([350.0, 20.0, 200.0])), torch.tensor([180.0, 150.0, 30.0]))
+    torch.testing.assert_close(
+        tuning.gaps(torch.tensor([350.0, 20.0, 200.0])), torch.tensor([180.0, 150.0, 30.0])
+    )
 
 
 def test_distance_goes_the_short_way():
@@ -117,12 +124,16 @@ def test_published_curves_of_mixed3b():
     wanted = [22.5, 66.5, 91.5, 110, 145, 181, 243, 268.5, 290, 358]
     assert sorted(tuning.preferred(curves).tolist()) == wanted
     width = tuning.width(curves)
-    assert (width.min().round(), width.max().round()) == (28, 69) and width.mean().item() == pytest.approx(49, abs=1)
+    assert (width.min().round(), width.max().round()) == (28, 69) and width.mean().item() == pytest.approx(
+        49, abs=1
+    )
     gaps = tuning.gaps(tuning.preferred(curves))
     assert (gaps.min(), gaps.max()) == (18.5, 68)
     assert (tuning.coverage(curves) > 0.5).double().mean().item() == pytest.approx(0.9, abs=0.005)
 
 
-@pytest.mark.parametrize(("layer", "echo"), [("conv2d2", 0.44), ("mixed3a", 0.26), ("mixed3b", 0.01), ("mixed4a", 0.29)])
+@pytest.mark.parametrize(
+    ("layer", "echo"), [("conv2d2", 0.44), ("mixed3a", 0.26), ("mixed3b", 0.01), ("mixed4a", 0.29)]
+)
 def test_published_echoes(layer, echo):
     assert tuning.echo_ratio(published(layer)).mean().item() == pytest.approx(echo, abs=0.006)

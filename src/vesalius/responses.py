@@ -126,10 +126,13 @@ def survey(
     moments = top = None
     columns = first = 0
     field = field_of(model, site)
+    assert model.preprocessing is not None
     for numbers, pixels in progress(pictures.batches(model.preprocessing, batch=16), f"pictures at {site}"):
         value = _recorded(model, site, pixels)
         if feature is not None and feature.read is not None:
-            value = torch.cat([value, feature.value(value).unsqueeze(1 if value.dim() == 4 else -1)], _axis(value))
+            value = torch.cat(
+                [value, feature.value(value).unsqueeze(1 if value.dim() == 4 else -1)], _axis(value)
+            )
         inner, first = _inner(value, field, model.preprocessing.size)
         columns = inner.shape[-1] if inner.dim() == 4 else 1
         every, among = by_unit(value), by_unit(inner)
@@ -154,7 +157,9 @@ def best_crops(
     values = found.top.values[unit]
     kept = (values >= WEAK * values[0]) & (found.top.examples[unit] >= 0)
     kept[0] = True
-    for example, place in zip(found.top.examples[unit][kept].tolist(), found.top.positions[unit][kept].tolist()):
+    for example, place in zip(
+        found.top.examples[unit][kept].tolist(), found.top.positions[unit][kept].tolist()
+    ):
         picture = model.preprocessing.fit(pictures[example])
         if field is None:
             shown.append(picture[:, : seen.size, : seen.size])
@@ -197,9 +202,7 @@ def turned_answers(
     )
 
 
-def with_feature(
-    values: Float[Tensor, "*rest unit"], feature: Feature
-) -> Float[Tensor, "*rest asked"]:
+def with_feature(values: Float[Tensor, "*rest unit"], feature: Feature) -> Float[Tensor, "*rest asked"]:
     """Units' values with the feature's own behind them, if it is a direction and not one of the units."""
     if feature.read is None:
         return values
@@ -245,7 +248,11 @@ def _inner(value: Tensor, field: object, size: tuple[int, int]) -> tuple[Tensor,
         return value, 0
     spare = OUTSIDE * field.size
     reach = [
-        [at for at in range(count) if -spare <= field.box(at, at)[0] and field.box(at, at)[2] <= length + spare]
+        [
+            at
+            for at in range(count)
+            if -spare <= field.box(at, at)[0] and field.box(at, at)[2] <= length + spare
+        ]
         for count, length in zip(value.shape[2:], size)
     ]
     if not all(reach):

@@ -4,7 +4,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vesalius.stimuli.canvas import BLACK, BLUE, GREY, WHITE, YELLOW, Colour, beside, blend, coverage, faded, frame
+from vesalius.stimuli.canvas import (
+    BLACK,
+    BLUE,
+    GREY,
+    WHITE,
+    YELLOW,
+    Colour,
+    beside,
+    blend,
+    coverage,
+    faded,
+    frame,
+)
 from vesalius.stimuli.family import Axis, family
 
 

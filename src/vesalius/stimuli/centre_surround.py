@@ -9,7 +9,11 @@ from vesalius.stimuli.family import Axis, family
 
 
 @family(
-    Axis("radius", "px", lambda field: field / 2 * torch.tensor([0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.5])),
+    Axis(
+        "radius",
+        "px",
+        lambda field: field / 2 * torch.tensor([0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.5]),
+    ),
     Axis("contrast", "", lambda _: torch.tensor([-1.0, -0.75, -0.5, -0.25, 0.25, 0.5, 0.75, 1.0])),
     variants={"grey": {}, "red–cyan": {"hue_angle": 0.0}, "yellow–blue": {"hue_angle": 60.0}},
 )

@@ -51,9 +51,7 @@ class Family:
 _registry: dict[str, Family] = {}
 
 
-def family(
-    *axes: Axis, variants: Mapping[str, Mapping[str, Any]] | None = None
-) -> Callable[[Draw], Draw]:
+def family(*axes: Axis, variants: Mapping[str, Mapping[str, Any]] | None = None) -> Callable[[Draw], Draw]:
     """Register a function as a family of stimuli; it keeps its name."""
 
     def register(draw: Draw) -> Draw:

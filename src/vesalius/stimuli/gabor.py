@@ -31,12 +31,10 @@ def gabor(
 ) -> Float[Tensor, "picture 3 size size"]:
     """A wave of this wavelength (px) whose crests are perpendicular to the orientation, under a round Gaussian.
 
-    The sd of the Gaussian is `widths` wavelengths. `phase` 0 has a bright crest in the middle, 180 a dark one, -90 an edge
-    whose bright side lies towards the orientation. Far away the picture is the mean of both colours.
+    The sd of the Gaussian is `widths` wavelengths. `phase` 0 has a bright crest in the middle, 180 a dark one, -90 an
+    edge whose bright side lies towards the orientation. Far away the picture is the mean of both colours.
     """
     along, across = frame(orientation, size=size, centre=centre)
-    window = torch.exp(
-        -(along.square() + across.square()) / (2 * (widths * beside(wavelength)).square())
-    )
+    window = torch.exp(-(along.square() + across.square()) / (2 * (widths * beside(wavelength)).square()))
     crests = wave(along, wavelength=wavelength, direction=orientation, phase=phase)
     return faded(blend(0.5 + 0.5 * window * crests, colour, background), along, beyond=None)

@@ -35,9 +35,7 @@ CURVATURES = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 
 @family(
     Axis("orientation", "°", lambda _: torch.arange(0.0, 360.0, 15.0), period=360.0),
-    Axis(
-        "radius", "px", lambda field: torch.tensor([field / 2 / c if c else math.inf for c in CURVATURES])
-    ),
+    Axis("radius", "px", lambda field: torch.tensor([field / 2 / c if c else math.inf for c in CURVATURES])),
     variants={
         "filled": {},
         "filled, dark": {"colour": BLACK, "background": WHITE},

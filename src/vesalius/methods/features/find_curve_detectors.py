@@ -1,13 +1,13 @@
 """Which units of a layer are curve detectors: a family that shares the orientations among its members.
 
-What Cammarata et al. 2020 (Curve Detectors, distill.pub/2020/circuits/curve-detectors) show of ten units of InceptionV1,
-asked of every unit of a layer, in two steps.
+What Cammarata et al. 2020 (Curve Detectors, distill.pub/2020/circuits/curve-detectors) show of ten units of
+InceptionV1, asked of every unit of a layer, in two steps.
 
-1. Drawn curves, lines and opposite curves, in six looks (filled, outlined, dark, coloured). A unit's score is how many
-   standard deviations, over photographs, its best curve raises it above its best line and above the curve that bulges
-   the other way, in the mean over looks; the standard deviation is at least the layer's median, or the rarest units
-   of a random network would score highest. A candidate beats both by a factor, and its score beats what the best unit of
-   a whole layer gives by chance, in random-init networks.
+1. Drawn curves, lines and opposite curves, in six looks (filled, outlined, dark, coloured). A unit's score is
+   how many standard deviations, over photographs, its best curve raises it above its best line and above the
+   curve that bulges the other way, in the mean over looks; the standard deviation is at least the layer's
+   median, or the rarest units of a random network would score highest. A candidate beats both by a factor, and
+   its score beats what the best unit of a whole layer gives by chance, in random-init networks.
 2. Photographs. The best crops of the candidates are turned about, and the others have to answer at the orientation
    that the drawn curves gave them. One that does not is dropped; a unit without kin is no family and is dropped too.
    How far photographs and drawings disagree is held against orientations shuffled among the candidates.
@@ -129,7 +129,9 @@ class FindCurveDetectors(Result):
             )
         ]
         if len(self.units):
-            labels = [f"{unit}: {angle:.0f}°" for unit, angle in zip(self.units.tolist(), self.orientation.tolist())]
+            labels = [
+                f"{unit}: {angle:.0f}°" for unit, angle in zip(self.units.tolist(), self.orientation.tolist())
+            ]
             drawn += [
                 figures.images(self.shown, title="The best crop of each, by orientation", labels=labels),
                 figures.tuning(
@@ -139,7 +141,15 @@ class FindCurveDetectors(Result):
                     value_label="share of the peak",
                 ),
                 figures.table(
-                    ["unit", "orientation", "in photographs", "width", "over line", "over opposite", "radius, px"],
+                    [
+                        "unit",
+                        "orientation",
+                        "in photographs",
+                        "width",
+                        "over line",
+                        "over opposite",
+                        "radius, px",
+                    ],
                     [
                         [f"{self.site}[{unit}]", *(f"{value:.0f}" for value in row)]
                         for unit, row in zip(self.units.tolist(), self._numbers().tolist())
@@ -258,7 +268,10 @@ class _Curves:
 def _drawn(seen: Window) -> Float[Tensor, "look picture 3 size size"]:
     family = stimuli.named("rounded_corner")
     return torch.stack(
-        [family.pictures(seen.field, size=seen.size, centre=seen.centre, variant=look) for look in family.variants]
+        [
+            family.pictures(seen.field, size=seen.size, centre=seen.centre, variant=look)
+            for look in family.variants
+        ]
     )
 
 
@@ -313,7 +326,8 @@ def _unrelated(natural: Tensor, drawn: Tensor, *, seed: int) -> float:
         return 0.0
     generator = torch.Generator().manual_seed(seed)
     shuffled = [
-        tuning.distance(natural, drawn[torch.randperm(len(drawn), generator=generator)]).mean() for _ in range(500)
+        tuning.distance(natural, drawn[torch.randperm(len(drawn), generator=generator)]).mean()
+        for _ in range(500)
     ]
     return torch.stack(shuffled).quantile(0.01).item()
 

@@ -1,10 +1,11 @@
 """What a whole layer does while a feature's best photographs are turned about: do its neighbours take over?
 
-The fourth of the seven arguments (Cammarata et al. 2020, Curve Detectors, distill.pub/2020/circuits/curve-detectors):
-crops the size of the receptive field, in which the feature is highest, are turned through 360° about their centre
-within a circle, and every unit of the layer is recorded in the same pass. Each example's responses are moved so that the
-feature's own lie on one another, and averaged. A unit that stands for one orientation gives one bump; in a family, as one
-falls the next rises, and the circle is covered. Turning by an angle takes each member to the one that stands there.
+The fourth of the seven arguments (Cammarata et al. 2020, Curve Detectors, distill.pub/2020/circuits/curve-
+detectors): crops the size of the receptive field, in which the feature is highest, are turned through 360°
+about their centre within a circle, and every unit of the layer is recorded in the same pass. Each example's
+responses are moved so that the feature's own lie on one another, and averaged. A unit that stands for one
+orientation gives one bump; in a family, as one falls the next rises, and the circle is covered. Turning by an
+angle takes each member to the one that stands there.
 
 There are two controls: the features of random-init twins, treated the same, and the units of the layer shuffled in
 each example, which leaves every response as it was but not whose it is.
@@ -29,7 +30,7 @@ from vesalius.responses import Survey, Window, best_crops, survey, turned_answer
 from vesalius.result import Headline, Result
 
 TWIN_FEATURES, TWIN_ANGLES, TWIN_EXAMPLES = 4, 24, 16
-"""How many features of each random-init twin are turned, and how: more coarsely, which can only make them look better."""
+"""How many features of each random-init twin are turned, and how: coarsely, which can but make them look better."""
 SHUFFLES, DRAWS = 8, 100
 BEST = 8
 """A unit's own top is the mean of this many of its best pictures."""
@@ -123,7 +124,10 @@ class JointTuning(Result):
             ),
             figures.lines(
                 self.angles,
-                {feature: own, **{f"example {number + 1}": row for number, row in enumerate(self.samples[:8])}},
+                {
+                    feature: own,
+                    **{f"example {number + 1}": row for number, row in enumerate(self.samples[:8])},
+                },
                 title=f"{self.feature}, its own examples",
                 x_label="turned by, degrees",
                 y_label="share of its top",
@@ -167,7 +171,9 @@ def joint_tuning(
     found = survey(model, feature.site, pictures, examples=max(n_examples, BEST), feature=feature)
     own = (feature.index if feature.read is None else -1) or 0
     if found.top.values[own, 0] <= 0:
-        raise VesaliusError(f"{feature} is not above 0 in any of {len(pictures)} pictures; there is nothing to turn")
+        raise VesaliusError(
+            f"{feature} is not above 0 in any of {len(pictures)} pictures; there is nothing to turn"
+        )
     crops = best_crops(model, feature.site, pictures, found, unit=own, seen=seen)[:n_examples]
     responses = _aligned(model, feature, found, crops, own=own, seen=seen, degrees=degrees)
 

@@ -57,7 +57,7 @@ class SyntheticStimuli(Result):
     answered: list
     """The looks in which the best stimulus raises the feature beyond `chance`."""
     invariance: float
-    """Mean correlation of the heat maps of those looks: 1 the look does not matter, 0 it decides; NaN of a single one."""
+    """Mean correlation of the heat maps of those looks: 1 the look does not matter, 0 it decides; NaN of just one."""
     twin_invariance: float
     """The median of the same among the twins' units, over all looks."""
     tuning: dict
@@ -144,7 +144,8 @@ def synthetic_stimuli(
 
     `stimulus` names a family of `vesalius.stimuli`; `images` give the mean and the sd that responses are told in. The
     response to the best stimulus is evidence if its interval over looks lies above what 99 in 100 units of `twins`
-    random-init twins give to theirs. Raises VesaliusError for a stimulus that does not exist and for an empty set of pictures.
+    random-init twins give to theirs. Raises VesaliusError for a stimulus that does not exist and for an empty set of
+    pictures.
     """
     family = stimuli.named(stimulus)
     pictures = open_images(images).take(n_images, seed=seed)
