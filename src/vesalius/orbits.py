@@ -7,6 +7,7 @@ those whose ends are transformed alike are one weight, W[a→b] = W[T(a)→T(b)]
 fraction of its numbers.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +19,6 @@ from torch import Tensor
 Responses = Float[Tensor, "amount picture unit"]
 ALIKE = 0.9
 """Correlation from which a unit is itself after a transformation; below half of it, it has been another in between."""
-MARGIN = 0.05
-"""How much better than a unit itself another must match it, to be what the unit becomes."""
 AGREE = 0.8
 """Share of an orbit's members that a further one must agree with."""
 
@@ -75,15 +74,25 @@ def match(responses: Responses, *, cyclic: bool) -> Match:
     return Match(torch.stack([m.T for m in forward[:0:-1]] + forward), lags, steps, False)
 
 
-def invariant(found: Match, *, threshold: float) -> list[int]:
-    """Units that answer as before however the pictures are transformed, and no other unit then answers better."""
-    own = found.values.diagonal(dim1=1, dim2=2)
-    itself = (own >= threshold) & (own >= found.values.amax(2) - MARGIN)
-    return itself.all(0).nonzero()[:, 0].tolist()
+def modulation(responses: Responses) -> Responses:
+    """How each unit departs from its mean over amounts: what the transformation does, and not what the picture is.
+
+    Every picture counts alike, the layer's modulation being of the same size in all of them.
+    """
+    changes = responses - responses.mean(0)
+    size = changes.square().mean((0, 2), keepdim=True).sqrt()
+    return changes / size.clamp(min=1e-6 * size.max().clamp(min=1e-30))
 
 
-def orbits(found: Match, *, threshold: float) -> list[Orbit]:
-    """Orbits of two units or more, the largest first; a unit belongs to one at most.
+def invariant(responses: Responses, *, threshold: float) -> list[int]:
+    """Units of which the pictures, and not the amount, make at least this share of the variance."""
+    varies = responses.var((0, 1), correction=0)
+    share = responses.mean(0).var(0, correction=0) / varies.clamp(min=1e-30)
+    return ((share >= threshold) & (varies > 0)).nonzero()[:, 0].tolist()
+
+
+def orbits(found: Match, *, threshold: float, still: Sequence[int] = ()) -> list[Orbit]:
+    """Orbits of two units or more, the largest first; a unit belongs to one at most, `still` ones to none.
 
     The unit with the most partners (correlation of `threshold` or more, at an amount other than none) founds an
     orbit; its partners join in the order of their correlation, where their amount is free, and where they match
@@ -91,7 +100,7 @@ def orbits(found: Match, *, threshold: float) -> list[Orbit]:
     """
     best, turn, periods = found.best, found.turn, torch.tensor(_periods(found))
     fits = (best >= threshold) & (periods[:, None] == periods) & (turn % periods[:, None] != 0)
-    settled = torch.tensor(invariant(found, threshold=threshold), dtype=torch.long)
+    settled = torch.tensor(list(still), dtype=torch.long)
     fits[settled], fits[:, settled] = False, False
     grown: list[Orbit] = []
     while fits.any():

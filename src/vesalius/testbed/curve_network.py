@@ -108,15 +108,15 @@ def curve_network(
         (circle, curves, 2 * ring(curves, size=9, stride=4, radius=14, width=4)),
         (evolute, curves, 2 * ring(curves, size=9, stride=4, radius=14, width=4, inward=True)),
     ]
-    onto_curves = _layer(units, "curves", [*along_arcs, *in_colour], before="small_curves", threshold=0.3)
+    onto_curves = _layer(units, "curves", [*along_arcs, *in_colour], before="small_curves", threshold=0.12)
     if not negative:
         onto_curves.weight.data.clamp_(min=0)
     convolutions = {
         "edges": _first(all_round, colours),
-        "lines": _layer(units, "lines", along_lines, before="edges", threshold=0.1),
-        "small_curves": _layer(units, "small_curves", along_small_arcs, before="lines", threshold=0.3),
+        "lines": _layer(units, "lines", along_lines, before="edges", threshold=0.03),
+        "small_curves": _layer(units, "small_curves", along_small_arcs, before="lines", threshold=0.12),
         "curves": onto_curves,
-        "shapes": _layer(units, "shapes", around, before="curves", threshold=0.1),
+        "shapes": _layer(units, "shapes", around, before="curves", threshold=0.05),
     }
     module = _stacked(convolutions)
     module.units = units

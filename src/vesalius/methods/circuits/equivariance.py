@@ -6,8 +6,8 @@ a tenth of its numbers. Here they are searched for:
 
 1. pictures, each centred where the layer responds most, are transformed about the receptive field's centre, and every
    unit of the layer is read there, before its nonlinearity;
-2. unit v is unit u transformed if v answers the transformed pictures as u answers the pictures; units whose amounts
-   agree with each other (turn(u,v) + turn(v,w) = turn(u,w)) form a family;
+2. unit v is unit u transformed if v's answers change over the transformed pictures as u's over the pictures; units
+   whose amounts agree with each other (turn(u,v) + turn(v,w) = turn(u,w)) form a family;
 3. the same is done with the units exchanged at random on every picture, and in untrained twins;
 4. the weights between a family and the family before it obey W[a→b] = W[T(a)→T(b)] if each kernel is foretold by
    its turned copies (R² of the forecast; shuffled orientations as control). What then remains to be told is one
@@ -31,7 +31,17 @@ from vesalius.figures import Figure
 from vesalius.method import method, progress
 from vesalius.metrics import family_wise, require_finite
 from vesalius.model import Model
-from vesalius.orbits import Match, Orbit, consistency, invariant, match, orbits, permuted, symmetrised
+from vesalius.orbits import (
+    Match,
+    Orbit,
+    consistency,
+    invariant,
+    match,
+    modulation,
+    orbits,
+    permuted,
+    symmetrised,
+)
 from vesalius.responses import Window, answers, window
 from vesalius.result import Headline, Result
 from vesalius.transformations import Transformation, transformation, transformed
@@ -40,6 +50,8 @@ from vesalius.weights.receptive_field import ReceptiveField
 
 SHUFFLES = 8
 """Draws of each null that costs no forward pass."""
+STILL = 0.95
+"""Share of a unit's variance that a transformation leaves as it is, from which the unit is invariant."""
 DRAWN = 8
 """Members whose curves are drawn, of a large family."""
 SHOWN = 64
@@ -91,9 +103,7 @@ class Equivariance(Result):
         rows = [Headline(f"{what} under {self.transformation}", self.found, self.chance, None, stands, note)]
         if first:
             rows += [
-                Headline(
-                    "its mean correlation", first["correlation"], note="it was selected for this"
-                ),
+                Headline("its mean correlation", first["correlation"], note="it was selected for this"),
                 Headline("share of its triples whose amounts add up", first["consistency"]),
             ]
         if self.circuit:
@@ -171,9 +181,9 @@ def equivariance(
     site: str = "",
     under: Literal["rotation", "reflection", "scale", "hue"] = "rotation",
     steps: int = 24,
-    images: str | Path = "shapes",
+    images: str | Path | Images = "shapes",
     n_images: int = 32,
-    threshold: float = 0.8,
+    threshold: float = 0.7,
     source: str | None = None,
     twins: int = 3,
     seed: int = 0,
@@ -194,24 +204,21 @@ def equivariance(
     kind, address = transformation(under), model.site(site)
     pictures = open_images(images).take(n_images, seed=seed)
     responses = _responses(model, address, pictures, kind, steps)
-    found = match(responses, cyclic=kind.cyclic)
-    families = orbits(found, threshold=threshold)
+    changes, still = modulation(responses), invariant(responses, threshold=STILL)
+    found = match(changes, cyclic=kind.cyclic)
+    families = orbits(found, threshold=threshold, still=still)
     amounts = kind.amounts(steps)
 
-    def size(of: Match) -> float:
-        return float(_extent([len(orbit.units) for orbit in orbits(of, threshold=threshold)], len(amounts)))
+    def extent(of: Float[Tensor, "amount picture unit"], still: list[int]) -> float:
+        grown = orbits(match(of, cyclic=kind.cyclic), threshold=threshold, still=still)
+        return float(_extent([len(orbit.units) for orbit in grown], len(amounts)))
 
     generator = torch.Generator().manual_seed(seed)
-    exchanged = [size(match(permuted(responses, generator), cyclic=kind.cyclic)) for _ in range(SHUFFLES)]
-    untrained = [
-        size(
-            match(
-                _responses(model.random_twin(seed + 1 + n), address, pictures, kind, steps),
-                cyclic=kind.cyclic,
-            )
-        )
-        for n in progress(range(twins), "untrained twins")
-    ]
+    exchanged = [extent(permuted(changes, generator), []) for _ in range(SHUFFLES)]
+    untrained = []
+    for number in progress(range(twins), "untrained twins"):
+        given = _responses(model.random_twin(seed + 1 + number), address, pictures, kind, steps)
+        untrained.append(extent(modulation(given), invariant(given, threshold=STILL)))
     nulls = [torch.tensor(null) for null in (exchanged, untrained)]
     told = _reduced(model, address, source, families, pictures, kind, steps, threshold, seed)
     circuit, kernels = told or ({}, torch.zeros(0, 1, 1))
@@ -222,7 +229,7 @@ def equivariance(
         kind.unit,
         amounts,
         [_described(orbit, found, degrees) for orbit in families],
-        invariant(found, threshold=threshold),
+        still,
         found.best,
         found.turn,
         found.values[:, families[0].units[0], list(families[0].units)].T
@@ -323,9 +330,9 @@ def _reduced(
     if kind.name != "rotation" or not before or not families or len(families[0].units) < 3:
         return None
     earlier = model.site(before)
-    sources = orbits(
-        match(_responses(model, earlier, pictures, kind, steps), cyclic=True), threshold=threshold
-    )
+    given = _responses(model, earlier, pictures, kind, steps)
+    changes, still = modulation(given), invariant(given, threshold=STILL)
+    sources = orbits(match(changes, cyclic=True), threshold=threshold, still=still)
     if not sources or len(sources[0].units) < 3:
         return None
     target, origin = families[0], sources[0]
