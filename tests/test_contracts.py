@@ -33,7 +33,7 @@ from vesalius.testbed import curve_network, handwritten_induction, random_attn
 NAMES = sorted(vs.methods())
 PLAIN = {int, float, bool, str, Path, type(None)}
 OBJECTS = {Images, vs.Model}  # what a word may stand for: a folder's pictures, a network's name
-QUICK = {"steps": 8, "n_images": 48}
+QUICK = {"steps": 8, "n_images": 48, "n_examples": 6, "angles": 36}
 SOURCE = re.compile(r"arXiv|transformer-circuits\.pub|\b(1[89]|20)\d\d\b")
 
 

@@ -34,6 +34,8 @@ BROAD = 150.0
 ASTRAY = 45.0
 """Degrees by which photographs may disagree with drawings."""
 EXAMPLES = 8
+LEAST = 0.1
+"""Scores that are drawn; most units have less."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +122,11 @@ class FindCurveDetectors(Result):
         drawn = [
             figures.histogram(
                 {
-                    "this network": self.scores.clamp(min=0),
-                    "random-init twins": self.twin_scores.flatten().clamp(min=0),
+                    "this network": _standing(self.scores),
+                    "random-init twins": _standing(self.twin_scores.flatten()),
                 },
                 title="How far curves stand above lines and opposite curves",
-                x_label="sd over pictures",
+                x_label=f"sd over pictures, of units above {LEAST}",
                 references=[("x", self.chance, "chance, best of a layer")],
             )
         ]
@@ -330,6 +332,11 @@ def _unrelated(natural: Tensor, drawn: Tensor, *, seed: int) -> float:
         for _ in range(500)
     ]
     return torch.stack(shuffled).quantile(0.01).item()
+
+
+def _standing(scores: Float[Tensor, " unit"]) -> Float[Tensor, " some"]:
+    """Those worth drawing, or all if none is."""
+    return scores[scores > LEAST] if (scores > LEAST).any() else scores
 
 
 def _best(

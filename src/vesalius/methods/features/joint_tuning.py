@@ -32,6 +32,8 @@ from vesalius.result import Headline, Result
 TWIN_FEATURES, TWIN_ANGLES, TWIN_EXAMPLES = 4, 24, 16
 """How many features of each random-init twin are turned, and how: coarsely, which can but make them look better."""
 SHUFFLES, DRAWS = 8, 100
+EXAMPLES = 5
+"""Examples drawn one by one."""
 BEST = 8
 """A unit's own top is the mean of this many of its best pictures."""
 LIKE, STRONG = 0.7, 0.5
@@ -114,7 +116,10 @@ class JointTuning(Result):
     def figure(self) -> Figure:
         names = [f"unit {unit}" for unit in self.members.tolist()]
         feature = self.feature if self.feature not in names else f"{self.feature}, all examples"
-        own = self.samples.mean(0)
+        half = len(self.angles) // 2  # its peak in the middle
+        rows = torch.stack([self.samples.mean(0), self.low, self.high, *self.samples[:EXAMPLES]]).roll(
+            half, 1
+        )
         drawn = [
             figures.images(
                 self.shown,
@@ -123,15 +128,12 @@ class JointTuning(Result):
                 columns=8,
             ),
             figures.lines(
-                self.angles,
-                {
-                    feature: own,
-                    **{f"example {number + 1}": row for number, row in enumerate(self.samples[:8])},
-                },
+                self.angles - self.angles[half],
+                {feature: rows[0], **{f"example {number + 1}": row for number, row in enumerate(rows[3:])}},
                 title=f"{self.feature}, its own examples",
                 x_label="turned by, degrees",
                 y_label="share of its top",
-                bands={feature: (self.low, self.high)},
+                bands={feature: (rows[1], rows[2])},
             ),
         ]
         if len(self.members):
