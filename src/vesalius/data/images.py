@@ -91,6 +91,12 @@ class Images:
             source=f"{n} of {self.source}",
         )
 
+    def fitted(self, index: int, fit: Preprocessing | tuple[int, int]) -> Picture:
+        """One picture as `batches` gives it; raises VesaliusError if it is damaged."""
+        preprocessing = fit if isinstance(fit, Preprocessing) else Preprocessing(fit)
+        needed = ceil(max(preprocessing.size) / preprocessing.crop)
+        return preprocessing.fit(self._read(range(len(self))[index], needed))
+
     def batches(
         self, fit: Preprocessing | tuple[int, int], *, batch: int = 32
     ) -> Iterator[tuple[list[int], Float[Tensor, "batch channel height width"]]]:
@@ -98,17 +104,14 @@ class Images:
 
         A picture that turns out to be damaged is left out and added to `skipped`. Raises VesaliusError if all are.
         """
-        preprocessing = fit if isinstance(fit, Preprocessing) else Preprocessing(fit)
-        needed, found = ceil(max(preprocessing.size) / preprocessing.crop), False
+        found = False
         for first in range(0, len(self), batch):
             fitted: dict[int, Tensor] = {}
             for number in range(first, min(first + batch, len(self))):
                 try:
-                    picture = self._read(number, needed)
+                    fitted[number] = self.fitted(number, fit)
                 except VesaliusError as error:
                     self.skipped[self.names[number]] = str(error)
-                else:
-                    fitted[number] = preprocessing.fit(picture)
             if fitted:
                 found = True
                 yield list(fitted), torch.stack(list(fitted.values()))
