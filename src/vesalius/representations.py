@@ -14,6 +14,7 @@ matrix `[sample, unit]`; a table has a row for each of the first list and a colu
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -44,10 +45,51 @@ def cells(layer: Float[Tensor, "image *axes"], grid: int) -> Float[Tensor, "imag
     return adaptive_avg_pool2d(layer, grid).flatten(2).transpose(1, 2)
 
 
+class Correlations:
+    """Correlation of every unit of one side with every unit of the other, while samples of both stream by.
+
+    Moments of batches are merged (Chan, Golub & LeVeque 1979), so memory does not grow with the samples.
+
+    >>> a = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    >>> seen = Correlations()
+    >>> for part in a.split(20):
+    ...     seen.add(part, 2 * part.flip(1) + 5)
+    >>> bool(torch.allclose(seen.table(), torch.corrcoef(a.T).flip(1), atol=1e-6))
+    True
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.means: list[Tensor] = []
+        self.squares: list[Tensor] = []
+        """Sums of squared deviations of the units of either side."""
+        self.products = torch.zeros(())
+
+    def add(self, first: Float[Tensor, "sample unit"], second: Float[Tensor, "sample other"]) -> None:
+        """More samples, the same rows of both sides."""
+        new = len(first)
+        means = [side.mean(0) for side in (first, second)]
+        centred = [side - mean for side, mean in zip((first, second), means)]
+        squares, products = [side.square().sum(0) for side in centred], centred[0].T @ centred[1]
+        if self.count:
+            weight = self.count * new / (self.count + new)
+            steps = [mean - old for mean, old in zip(means, self.means)]
+            products += self.products + weight * torch.outer(*steps)
+            squares = [a + b + weight * step.square() for a, b, step in zip(squares, self.squares, steps)]
+            means = [old + step * new / (self.count + new) for old, step in zip(self.means, steps)]
+        self.count, self.means, self.squares, self.products = self.count + new, means, squares, products
+
+    def table(self) -> Float[Tensor, "unit other"]:
+        """In -1..1; 0 with a unit that never varies."""
+        norms = torch.outer(*(side.sqrt() for side in self.squares))
+        return torch.where(norms > 1e-9, self.products / norms.clamp_min(1e-9), 0.0).clamp(-1, 1)
+
+
 def gram(layer: Float[Tensor, "sample *axes"]) -> Float[Tensor, "sample sample"]:
-    """Inner products between samples, all other axes flattened."""
-    flat = layer.flatten(1).double()
-    return flat @ flat.T
+    """Inner products between samples less their mean, all other axes flattened; `hsic` does not see the mean."""
+    flat = layer.flatten(1)
+    flat = flat - flat.mean(0)
+    return (flat @ flat.T).double()
 
 
 def hsic(grams: Float[Tensor, "layer sample sample"], others: Float[Tensor, "other sample sample"]) -> Table:
@@ -80,9 +122,7 @@ def linear_cka(both: Table, first: Float[Tensor, " layer"], second: Float[Tensor
     return both / (first.clamp_min(0)[:, None] * second.clamp_min(0)).sqrt().clamp_min(1e-30)
 
 
-def canonical_correlations(
-    layers: list[Tensor], others: list[Tensor]
-) -> tuple[Float[Tensor, "layer other"], Float[Tensor, "layer other"]]:
+def canonical_correlations(layers: Sequence[Tensor], others: Sequence[Tensor]) -> tuple[Table, Table]:
     """SVCCA and PWCCA: mean canonical correlation of the leading subspaces, plain and weighted by the first's use.
 
     >>> a = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
@@ -90,53 +130,64 @@ def canonical_correlations(
     >>> [round(table.item(), 4) for table in canonical_correlations([a], [mixed])]
     [1.0, 1.0]
     """
-    first, second = [_leading(layer) for layer in layers], [_leading(other) for other in others]
-    plain, weighted = torch.zeros(2, len(first), len(second), dtype=torch.float64)
-    for row, (basis, layer) in enumerate(zip(first, layers)):
+    second = [_leading(other) for other in others]
+    plain, weighted = torch.zeros(2, len(layers), len(others), dtype=torch.float64)
+    for row, layer in enumerate(layers):
+        basis = _leading(layer)
         units = basis.T @ _centred(layer)
         for column, other in enumerate(second):
-            directions, correlations, _ = torch.linalg.svd(basis.T @ other, full_matrices=False)
+            across = basis.T @ other
+            squares, directions = torch.linalg.eigh(across @ across.T)
+            kept = min(across.shape)
+            correlations, directions = squares[-kept:].clamp(0, 1).sqrt(), directions[:, -kept:]
             use = (directions.T @ units).abs().sum(1)
-            plain[row, column] = correlations.clamp(0, 1).mean()
-            weighted[row, column] = (use / use.sum().clamp_min(1e-30)) @ correlations.clamp(0, 1)
+            plain[row, column] = correlations.mean()
+            weighted[row, column] = (use / use.sum().clamp_min(1e-30)) @ correlations
     return plain, weighted
 
 
-def dissimilarity_correlations(layers: list[Tensor], others: list[Tensor]) -> Table:
+def dissimilarity_correlations(layers: Sequence[Tensor], others: Sequence[Tensor]) -> Table:
     """RSA: rank correlation of dissimilarities between samples, one minus their correlation over units."""
     first, second = (torch.stack([_ranks(one) for one in side]) for side in (layers, others))
     return first @ second.T
 
 
-def predictivity(layers: list[Tensor], others: list[Tensor], *, ridge: float = 1e-2) -> Table:
+def predictivity(layers: Sequence[Tensor], others: Sequence[Tensor], *, ridge: float = 1e-2) -> Table:
     """Mean over units of the second of the correlation with what a ridge regression on the first says, held out.
 
     The first half of the samples predicts the second and the other way round, so that samples of one picture should
     lie together. `ridge` is in units of the mean variance of the first's units. A unit that never varies counts 0.
     """
-    widths, wanted = [other.shape[1] for other in others], torch.cat(others, 1).double()
-    table = torch.zeros(len(layers), len(others), dtype=torch.float64)
-    half = len(wanted) // 2
+    half = len(others[0]) // 2
     halves = slice(0, half), slice(half, 2 * half)
-    for row, layer in enumerate(layers):
-        for train, test in (halves, halves[::-1]):
-            said = _ridge(layer[train].double(), wanted[train], layer[test].double(), ridge)
-            said, true = said - said.mean(0), wanted[test] - wanted[test].mean(0)
-            norms = said.norm(dim=0) * true.norm(dim=0)
-            found = torch.where(norms > 1e-12, (said * true).sum(0) / norms.clamp_min(1e-12), 0.0)
-            table[row] += torch.stack([part.mean() for part in found.split(widths)]) / 2
+    table = torch.zeros(len(layers), len(others), dtype=torch.float64)
+    for train, test in (halves, halves[::-1]):
+        says = [_ridge(layer[train].double(), layer[test].double(), ridge) for layer in layers]
+        for column, other in enumerate(others):
+            wanted, true = other[train].double(), _centred(other[test])
+            wanted = wanted - wanted.mean(0)
+            for row, say in enumerate(says):
+                said = _centred(say @ wanted)
+                norms = said.norm(dim=0) * true.norm(dim=0)
+                found = torch.where(norms > 1e-12, (said * true).sum(0) / norms.clamp_min(1e-12), 0.0)
+                table[row, column] += found.mean() / 2
     return table
 
 
-def _ridge(x: Tensor, y: Tensor, seen: Tensor, ridge: float) -> Tensor:
-    """What a ridge regression of y on x says of what was seen; solved on the shorter side."""
-    centre, x, seen = y.mean(0), x - x.mean(0), seen - x.mean(0)
+def _ridge(
+    x: Float[Tensor, "sample unit"], seen: Float[Tensor, "held unit"], ridge: float
+) -> Float[Tensor, "held sample"]:
+    """The matrix that takes any centred outputs of x's samples to what a ridge regression says of the held-out ones.
+
+    Solved on the shorter side.
+    """
+    x, seen = x - x.mean(0), seen - x.mean(0)
     wide = x.shape[1] > len(x)
     inner = x @ x.T if wide else x.T @ x
     inner += (ridge * inner.diagonal().mean() + 1e-12) * torch.eye(len(inner), dtype=inner.dtype)
     if wide:
-        return centre + (seen @ x.T) @ torch.linalg.solve(inner, y - centre)
-    return centre + seen @ torch.linalg.solve(inner, x.T @ (y - centre))
+        return torch.linalg.solve(inner, seen @ x.T, left=False)
+    return seen @ torch.linalg.solve(inner, x.T)
 
 
 def _centred(layer: Tensor) -> Tensor:
@@ -145,10 +196,13 @@ def _centred(layer: Tensor) -> Tensor:
 
 def _leading(layer: Float[Tensor, "sample unit"]) -> Float[Tensor, "sample direction"]:
     """Orthonormal scores of the leading principal directions."""
-    u, s, _ = torch.linalg.svd(_centred(layer), full_matrices=False)
-    shares = s.square().cumsum(0) / s.square().sum().clamp_min(1e-30)
-    kept = min(int((shares < EXPLAINED).sum()) + 1, max(1, len(layer) // PER_DIRECTION))
-    return u[:, :kept]
+    centred = _centred(layer)
+    wide = centred.shape[1] > len(centred)
+    squares, directions = torch.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
+    shares = squares.clamp_min(0).flip(0).cumsum(0) / squares.clamp_min(0).sum().clamp_min(1e-30)
+    kept = min(int((shares < EXPLAINED).sum()) + 1, max(1, len(layer) // PER_DIRECTION), len(squares))
+    directions = directions[:, -kept:].flip(1)
+    return directions if wide else centred @ directions / squares[-kept:].flip(0).clamp_min(1e-30).sqrt()
 
 
 def _ranks(layer: Float[Tensor, "sample unit"]) -> Float[Tensor, " pair"]:
