@@ -18,6 +18,7 @@ from torch import nn
 
 from vesalius.errors import VesaliusError
 from vesalius.formats import caffe, frozen_graph, keras, onnx, published, tfjs
+from vesalius.formats.class_names import imagenet
 from vesalius.formats.conversion import (
     EFFICIENTNET_LITE,
     INCEPTION_V3,
@@ -456,7 +457,7 @@ def test_every_source_is_pinned():
 
 
 def test_the_classes_of_imagenet():
-    labels = published.imagenet({})
+    labels = imagenet({})
     assert len(labels) == 1000 and labels[0] == "tench" and labels[967] == "espresso"
     assert json.dumps(labels).isascii()
 

@@ -33,7 +33,9 @@ if typing.TYPE_CHECKING:
 BAD_INPUT = 2
 INTERRUPTED = 130
 
-MODEL = typer.Argument(help="zoo/NAME, a Hugging Face id, a local folder, or a GGUF file", metavar="MODEL")
+MODEL = typer.Argument(
+    help="zoo/NAME, a published network, a Hugging Face id, a folder, or a GGUF file", metavar="MODEL"
+)
 FEATURE = typer.Argument(
     help="SITE[UNIT], as in 'mixed3b[379]', or as papers write it, 3b:379", metavar="FEATURE"
 )
@@ -161,8 +163,9 @@ def _told(findings: "Findings") -> int:
 
 @app.command()
 def models() -> None:
-    """List the networks that ship with Vesalius or lie in the local cache, and those a recipe can train."""
-    from vesalius.formats import zoo
+    """List the networks that ship with Vesalius, lie in the cache, can be trained by a recipe or are published."""
+    from vesalius.formats import published, zoo
+    from vesalius.formats.download import place
     from vesalius.recipes import RECIPES
 
     present = zoo.names()
@@ -171,9 +174,24 @@ def models() -> None:
         card = json_format.loads((zoo.folder(name) / "card.json").read_text(encoding="utf-8"))
         steps = zoo.checkpoints(name)
         note = f" ({len(steps)} checkpoints: {steps[0]} …)" if steps else ""
-        print(f"{name:<16} {card.get('title', '')}{note}")
+        print(f"{name:<18} {card.get('title', '')}{note}")
     for short in absent:
-        print(f"{f'zoo/{short}':<16} {RECIPES[short].title} (not here; vesalius train {short})")
+        print(f"{f'zoo/{short}':<18} {RECIPES[short].title} (not here; vesalius train {short})")
+    for name, network in published.NETWORKS.items():
+        missing = f"; not here; vesalius fetch {name}" if network.source.home else "; from your own file"
+        print(f"{name:<18} {network.about}{'' if place(network.source).is_file() else missing}")
+
+
+@app.command()
+def fetch(
+    name: Annotated[
+        str, typer.Argument(help="a published network, such as efficientnet-lite0", metavar="NAME")
+    ],
+) -> None:
+    """Fetch the weights of a published network, or of one on Hugging Face, into the cache, and check them."""
+    from vesalius.model import load
+
+    print(load(name, download=True))
 
 
 @app.command()

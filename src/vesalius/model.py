@@ -465,4 +465,7 @@ def _read(name: str, weights: str | Path | None, dtype: torch.dtype, download: b
         return gguf.read(path, dtype=dtype)
     if path.suffix == ".bin":
         return llama2c.read(path, dtype=dtype)
-    return huggingface.read(name, dtype=dtype, download=download)
+    try:
+        return huggingface.read(name, dtype=dtype, download=download)
+    except VesaliusError as error:
+        raise VesaliusError(f"{error}{nearest(name, published.NETWORKS)}") from None

@@ -37,12 +37,17 @@ class Source:
     members: tuple[str, ...] = ()
 
 
+def place(source: Source) -> Path:
+    """Where the file of a source is kept on this computer."""
+    return cache_folder() / "networks" / source.file
+
+
 def fetched(source: Source, *, name: str, download: bool) -> Path:
     """The file of a source in the cache, fetched if `download` says so.
 
     Raises VesaliusError if it is not there, cannot be had, or is not what it must be; then nothing is kept.
     """
-    path = cache_folder() / "networks" / source.file
+    path = place(source)
     if path.is_file():
         check_hash(path, source)
         return path

