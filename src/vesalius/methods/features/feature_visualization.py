@@ -45,15 +45,15 @@ class FeatureVisualization(Result):
     feature: str
     site: str
     """Where responses are read: before the nonlinearity."""
-    positive: Pictures
+    positive: UInt8[Tensor, "1 channel height width"]
     """One picture, made without regard to others."""
-    diverse: Pictures
+    diverse: UInt8[Tensor, "copy channel height width"]
     """Pictures made to differ from each other."""
-    negative: Pictures
+    negative: UInt8[Tensor, "1 channel height width"]
     """A picture that lowers the feature."""
-    natural: Pictures
+    natural: UInt8[Tensor, "example channel row column"]
     """The best natural pictures, best first."""
-    untrained: Pictures
+    untrained: UInt8[Tensor, "unit channel height width"]
     """Pictures made in the same way for units of an untrained twin."""
     responses: dict
     """Of each of these, one for each picture."""
@@ -65,7 +65,7 @@ class FeatureVisualization(Result):
     """95% bootstrap interval of the mean response to the diverse pictures."""
     chance: float
     """What one in a hundred pictures made for units of untrained twins passes."""
-    history: Float[Tensor, "step picture"]
+    history: Float[Tensor, "step optimised"]
     """The objective of the positive picture and the diverse ones at every step, as transformed."""
     mean: float
     sd: float
