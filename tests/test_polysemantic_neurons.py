@@ -12,6 +12,7 @@ from vesalius.methods.features.polysemantic_neurons import (
     _distance,
     _grouped,
     _neighbour,
+    _separation,
     _silhouette,
     polysemantic_neurons,
 )
@@ -28,8 +29,8 @@ def test_the_planted_unit_is_found_and_a_curve_is_not(network):
     red = [str(unit) for unit in network.module.units["small_curves"]].index("red")
     double = polysemantic_neurons(network, f"curves[{planted}]")
     assert double.headlines()[0].evidence is True
-    assert sorted(red == group["channels"][0] for group in double.groups) == [False, True]
-    assert double.distance > 0.7
+    assert {red == group["channels"][0] for group in double.groups} == {True, False}
+    assert double.distance > 0.7 and sum(len(group["names"]) for group in double.groups) == 24
 
     single = polysemantic_neurons(network, "curves[3]")
     assert single.headlines()[0].evidence is False
@@ -78,7 +79,7 @@ def test_planted_groups_are_recovered(seed, count):
     found = _grouped(points, seed=0)
     assert len(found.unique()) == count
     assert all(len(found[truth == one].unique()) == 1 for one in range(count))
-    assert _silhouette(points, found) > 0.8 and _distance(points, found) > 0.5
+    assert _separation(points, found) > 0.6 and _distance(points, found) > 0.5
 
 
 def test_silhouettes_are_their_definition():

@@ -107,7 +107,7 @@ def crops(
     shown = torch.full((len(examples), model.preprocessing.channels, *side), GREY)
     outside = torch.zeros(len(examples))
     for number, (example, position) in enumerate(zip(examples, positions, strict=True)):
-        picture = model.preprocessing.fit(pictures[example])
+        picture = pictures.fitted(example, model.preprocessing)
         if field is None:
             shown[number] = picture
             continue

@@ -5,15 +5,16 @@ cars and cat legs. Here:
 
 1. in the top examples, what each channel of an earlier layer adds to the unit: gradient × activation, summed over
    the picture, the part that excites. Two examples are alike if the same channels drive them (cosine);
-2. the examples fall into the groups (spherical k-means, 2 to 4) with the largest silhouette, 0 for no groups and 1
-   for perfectly separate ones (Rousseeuw 1987). Units of untrained twins are grouped in the same way;
-3. the distance of the two most unlike groups, 1 minus the cosine of their mean contributions: 0 the same channels,
-   1 none in common;
+2. the examples fall into groups (spherical k-means, 2 to 4) that are as separate as possible: their silhouette, 0 for
+   no groups and 1 for perfect ones (Rousseeuw 1987), times the distance of the two most unlike groups, 1 minus the
+   cosine of their mean contributions, 0 for the same channels and 1 for none in common;
+3. units of untrained twins, grouped in the same way;
 4. participation ratio of the unit's weights, above and below: over how many channels they spread; and how selective
    it is for one class (Morcos et al. 2018, arXiv 1803.06959), where the pictures have classes.
 
 Groups show that the unit has several sufficient causes. A unit that sums the cases of one thing, say a line on a dark
-or on a bright ground, has them too: whether the groups have one meaning is for the eye.
+or on a bright ground, has them too: whether the groups have one meaning is for the eye. And a cause that is too weak
+to be among the top examples is not seen.
 """
 
 import math
@@ -60,16 +61,16 @@ class PolysemanticNeurons(Result):
     """Largest first, `{"pictures", "values", "names", "channels"}`: the examples, and the channels that drive them."""
     contributions: Float[Tensor, "example channel"]
     """Of each example the share of its excitation that comes from each channel, in the order of the groups."""
+    separation: float
+    """Silhouette × distance of the most unlike groups, 0 to 1; 0 where there are no groups."""
+    separation_low: float
+    separation_high: float
     silhouette: float
-    silhouette_low: float
-    silhouette_high: float
     distance: float
-    """Of the two most unlike groups."""
-    null: Float[Tensor, " unit"]
-    """Silhouettes of units of untrained twins."""
-    null_distances: Float[Tensor, " unit"]
+    null: Float[Tensor, "unit 2"]
+    """Silhouette and distance of units of untrained twins."""
     chance: float
-    """What one in a hundred units of untrained twins exceeds."""
+    """The separation that one in a hundred units of untrained twins exceeds."""
     spread: dict
     """`above` and `below`: participation ratio of the weights, and its median in the layer; empty if not of maps."""
     selectivity: list | None
@@ -78,24 +79,24 @@ class PolysemanticNeurons(Result):
 
     @property
     def separate(self) -> bool:
-        """Whether the groups are more separate than an untrained network's, and unlike."""
-        return self.silhouette_low > self.chance and self.distance >= self.choices["threshold"]
+        """Whether the groups are more separate than those of an untrained network."""
+        return self.separation_low > self.chance
 
     def headlines(self) -> list[Headline]:
         sizes = " + ".join(str(len(group["names"])) for group in self.groups)
         rows = [
             Headline(
-                f"silhouette of {len(self.groups)} groups of top examples",
-                self.silhouette,
+                f"separation of {len(self.groups)} groups of top examples",
+                self.separation,
                 self.chance,
-                (self.silhouette_low, self.silhouette_high),
+                (self.separation_low, self.separation_high),
                 self.separate,
                 f"{sizes} examples; control: one in a hundred untrained units exceeds it",
             ),
             Headline(
                 "distance of the two most unlike groups",
                 self.distance,
-                self.null_distances.median().item(),
+                self.null[:, 1].median().item(),
                 note=f"what drives them in {self.below}; 1: no channel in common; control: untrained units",
             ),
         ]
@@ -135,14 +136,14 @@ class PolysemanticNeurons(Result):
             diverging=False,
         )
         null = figures.scatter(
-            [self.silhouette, *self.null.tolist()],
-            [self.distance, *self.null_distances.tolist()],
+            [*self.null[:, 0].tolist(), self.silhouette],
+            [*self.null[:, 1].tolist(), self.distance],
             title="Against untrained units",
             x_label="silhouette",
             y_label="distance of the most unlike groups",
-            labels=[self.feature, *["untrained"] * len(self.null)],
-            groups=[self.feature, *["untrained"] * len(self.null)],
-            references=[("x", self.chance, "1 in 100"), ("y", self.choices["threshold"], "threshold")],
+            labels=[*["untrained"] * len(self.null), self.feature],
+            groups=[*["untrained"] * len(self.null), self.feature],
+            caption=f"The product is {self.separation:.2f}; one in a hundred untrained exceeds {self.chance:.2f}.",
         )
         verdict = "separate groups" if self.separate else "no separate groups"
         return figures.group([quilt, shares, null], title=f"{self.feature}: {verdict} among its top examples")
@@ -159,14 +160,13 @@ def polysemantic_neurons(
     n_images: int = 256,
     examples: int = 24,
     null: int = 48,
-    threshold: float = 0.5,
     seed: int = 0,
 ) -> PolysemanticNeurons:
     """Groups among a unit's top examples that different channels of an earlier layer drive.
 
     `below` and `above` are the neighbouring layers, by default those of the architecture. `examples` pictures are
-    grouped. The groups are separate if their silhouette exceeds, with its whole interval, that of 99 in
-    100 of `null` untrained units, and the two most unlike are `threshold` apart or more.
+    grouped. The groups are separate if their separation exceeds, with its whole interval, that of 99 in 100 of `null`
+    untrained units.
     Raises VesaliusError for a feature with nothing below it.
     """
     pictures = open_images(images).take(n_images, seed=seed)
@@ -185,9 +185,8 @@ def polysemantic_neurons(
         means.append(values.clamp(min=0).mean(2).cpu())
     contributions = _contributions(model, [read], below, pictures, top)[0]
     members = _grouped(contributions, seed=seed)
-    silhouette = _silhouette(contributions, members)
     low, high = _interval(contributions, members, seed=seed)
-    twin_values, null_silhouettes, null_distances = _untrained(
+    twin_values, untrained = _untrained(
         model, read.site, below, pictures, examples=top.values.shape[1], units=null, seed=seed
     )
 
@@ -217,16 +216,16 @@ def polysemantic_neurons(
         below=below,
         groups=groups,
         contributions=F.normalize(contributions, p=1, dim=1)[order],
-        silhouette=silhouette,
-        silhouette_low=low,
-        silhouette_high=high,
+        separation=_separation(contributions, members),
+        separation_low=low,
+        separation_high=high,
+        silhouette=_silhouette(contributions, members),
         distance=_distance(contributions, members),
-        null=null_silhouettes,
-        null_distances=null_distances,
-        chance=null_silhouettes.quantile(0.99).item(),
+        null=untrained,
+        chance=untrained.prod(1).quantile(0.99).item(),
         spread=_spread(model, feature, below, above),
         selectivity=_selectivity(torch.cat(means)[:, 0], twin_values, pictures.classes),
-        choices={"threshold": threshold, "above": above, "pictures": len(pictures), "data": pictures.hash},
+        choices={"above": above, "pictures": len(pictures), "data": pictures.hash},
     )
 
 
@@ -257,7 +256,7 @@ def _contributions(
     parts = []
     for pairs in order.split(PAIRS):
         numbers, row = top.examples.flatten()[pairs].unique(return_inverse=True)
-        pixels = torch.stack([model.preprocessing.fit(pictures[number]) for number in numbers.tolist()])
+        pixels = torch.stack([pictures.fitted(number, model.preprocessing) for number in numbers.tolist()])
 
         def repeated(value: Tensor, row: Tensor = row) -> Tensor:
             return value.detach()[row].requires_grad_()
@@ -281,7 +280,7 @@ def _grouped(contributions: Float[Tensor, "example channel"], *, seed: int) -> I
     for count in range(2, min(MOST, len(contributions) - 1) + 1):
         found = _k_means(F.normalize(contributions, dim=1), count, seed=seed)
         if found.bincount(minlength=count).min() >= max(2, SMALLEST * len(found)):
-            value = _silhouette(contributions, found)
+            value = _separation(contributions, found)
             if value > best:
                 best, members = value, found
     rank = members.bincount().argsort(descending=True, stable=True).argsort()
@@ -304,6 +303,10 @@ def _k_means(points: Float[Tensor, "example channel"], count: int, *, seed: int)
     return members
 
 
+def _separation(contributions: Float[Tensor, "example channel"], members: Int[Tensor, " example"]) -> float:
+    return _silhouette(contributions, members) * _distance(contributions, members)
+
+
 def _silhouette(contributions: Float[Tensor, "example channel"], members: Int[Tensor, " example"]) -> float:
     """Mean over examples of (b - a) / max(a, b): a the distance to its own group, b to the nearest other; 0 of one."""
     inside = F.one_hot(members).float()
@@ -320,7 +323,7 @@ def _silhouette(contributions: Float[Tensor, "example channel"], members: Int[Te
 def _interval(
     contributions: Float[Tensor, "example channel"], members: Int[Tensor, " example"], *, seed: int
 ) -> tuple[float, float]:
-    """The middle 95 in a hundred of the silhouette, from halves of each group (Politis and Romano 1994)."""
+    """The middle 95 in a hundred of the separation, from halves of each group (Politis and Romano 1994)."""
     generator = torch.Generator().manual_seed(seed)
     groups = [(members == number).nonzero()[:, 0] for number in members.unique()]
     drawn = []
@@ -328,9 +331,9 @@ def _interval(
         half = torch.cat(
             [g[torch.randperm(len(g), generator=generator)[: (len(g) + 1) // 2]] for g in groups]
         )
-        drawn.append(_silhouette(contributions[half], members[half]))
+        drawn.append(_separation(contributions[half], members[half]))
     drawn = torch.tensor(drawn)
-    whole = _silhouette(contributions, members)
+    whole = _separation(contributions, members)
     deviation = (drawn - drawn.mean()) / math.sqrt(2)  # of a half to that of all
     low, high = (whole + deviation.quantile(torch.tensor([0.025, 0.975]))).tolist()
     return min(low, whole), max(high, whole)
@@ -345,11 +348,11 @@ def _distance(contributions: Float[Tensor, "example channel"], members: Int[Tens
 
 def _untrained(
     model: Model, site: str, below: str, pictures: Images, *, examples: int, units: int, seed: int
-) -> tuple[Float[Tensor, "picture unit"], Float[Tensor, " null"], Float[Tensor, " null"]]:
-    """Of units of untrained twins: mean positive values by picture, silhouettes and distances."""
+) -> tuple[Float[Tensor, "picture unit"], Float[Tensor, "null 2"]]:
+    """Of units of untrained twins: mean positive values by picture; silhouettes and distances."""
     width = model.map_shape(site)[0]
     each = min(units, width)
-    values, silhouettes, distances = [], [], []
+    values, found = [], []
     for turn in progress(range(math.ceil(units / each)), "untrained twins"):
         twin = model.random_twin(seed + 1 + turn)
         chosen = (
@@ -364,9 +367,8 @@ def _untrained(
         drawn = [neurons(site)[unit] for unit in chosen.tolist()]
         for one in _contributions(twin, drawn, below, pictures, top):
             members = _grouped(one, seed=seed)
-            silhouettes.append(_silhouette(one, members))
-            distances.append(_distance(one, members))
-    return torch.cat(values), torch.tensor(silhouettes), torch.tensor(distances)
+            found.append([_silhouette(one, members), _distance(one, members)])
+    return torch.cat(values), torch.tensor(found)
 
 
 def _spread(model: Model, feature: Feature, below: str, above: str) -> dict[str, list[float]]:
