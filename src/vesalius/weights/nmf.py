@@ -6,7 +6,7 @@ Ding, Li & Jordan 2010). Units factored together share the groups. To factor wha
 give the positive and the negative part of the weights in turn.
 
 Maps are the least squares given the groups, groups are descended one at a time (HALS), from the singular vectors;
-nothing is drawn.
+nothing is drawn. While they descend large maps are penalised: else two groups may grow alike and their maps cancel.
 """
 
 from typing import NamedTuple
@@ -17,6 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vesalius.errors import VesaliusError
+
+SHRINK = 0.3
+"""The penalty on the square of maps, for groups of norm 1."""
 
 
 class Factors(NamedTuple):
@@ -47,9 +50,9 @@ def one_sided_nmf(
     if not weights.isfinite().all():
         raise VesaliusError("the weights hold NaN or infinite values; nothing can be factored")
     X = rearrange(weights, "unit source row column -> (unit row column) source").double()
-    groups = _start(X, rank)
+    groups, ridge = _start(X, rank), SHRINK * torch.eye(rank, dtype=X.dtype, device=X.device)
     for _ in range(steps):
-        maps = X @ torch.linalg.pinv(groups)
+        maps = X @ groups.T @ torch.linalg.inv(groups @ groups.T + ridge)
         reading, overlap = maps.T @ X, maps.T @ maps
         for k in range(rank):
             if overlap[k, k] > 0:

@@ -96,7 +96,7 @@ class ConvCircuit(Result):
         table = figures.table(
             ["edge", "share of weight", "upper half", "lower half", "upper − lower", "reading"],
             [
-                [f"{edge['source']} → {edge['target']}", edge["share"],
+                [f"{edge['source']} → {edge['target']}", f"{edge['share']:.2%}",
                  {"text": f"{edge['upper']:+.2%}", "value": edge["upper"]},
                  {"text": f"{edge['lower']:+.2%}", "value": edge["lower"]}, edge["difference"], _words(edge)]
                 for edge in self.edges

@@ -5,9 +5,10 @@ weights of the last conv layer, factored by one-sided NMF into three maps a unit
 the global average pooling behind the layer goes (not in VGG19), turn with the training pictures, and are absent in
 AlexNet.
 
-The number is the share of the maps' variance over positions that lies between rows, 0 if rows are alike and 1 if
-nothing else differs, with that between columns beside it. Two controls: the same maps with the positions shuffled, and
-the same layer of an untrained twin.
+The number is the share of the weights' variance over positions that lies between rows, 0 if rows are alike and 1 if
+nothing else differs, with that between columns beside it; it is that of the weights themselves, the factors are for
+the picture. Two controls: the same weights with the positions of each unit shuffled, and the same layer of an untrained
+twin.
 """
 
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ SHOWN, PIXELS_A_WEIGHT = 48, 12
 
 @dataclass(frozen=True)
 class WeightBanding(Result):
-    """Shares are of the variance over positions of the factors' maps."""
+    """Shares are of the variance over positions, of all of a unit's weights together."""
 
     site: str
     source: str
@@ -135,11 +136,11 @@ def weight_banding(
     units = list(range(0, width, -(-width // UNITS)))
     weights = expanded_weights(model, source, site, channels=units)
     factored = one_sided_nmf(weights, min(factors, weights.shape[1]))
-    rows, columns = _between(factored.maps)
+    rows, columns = _between(weights)
     generator = torch.Generator().manual_seed(seed)
-    orders = [_between(_together(factored.maps, generator))[0].mean().item() for _ in range(100)]
+    orders = [_between(_together(weights, generator))[0].mean().item() for _ in range(100)]
     null = expanded_weights(model.random_twin(seed + 1), source, site, channels=units)
-    twin_rows, twin_columns = _between(one_sided_nmf(null, min(factors, weights.shape[1])).maps)
+    twin_rows, twin_columns = _between(null)
     return WeightBanding(
         site=site,
         source=source,
@@ -169,18 +170,21 @@ def _last(model: Model) -> str:
 
 
 def _between(
-    maps: Float[Tensor, "factor unit row column"],
+    weights: Float[Tensor, "unit source row column"],
 ) -> tuple[Float[Tensor, " unit"], Float[Tensor, " unit"]]:
-    """Share of the variance over positions that means of rows have, and means of columns; 0 of a constant map."""
-    centred = maps - maps.mean((2, 3), keepdim=True)
-    total = centred.square().mean((2, 3)).sum(0).clamp(min=1e-30)
-    return tuple(centred.mean(axis).square().mean(2).sum(0) / total for axis in (3, 2))
+    """Share of the variance over positions that means of rows have, and means of columns; 0 of constant maps."""
+    centred = weights - weights.mean((2, 3), keepdim=True)
+    total = centred.square().mean((2, 3)).sum(1).clamp(min=1e-30)
+    rows, columns = (centred.mean(axis).square().mean(2).sum(1) / total for axis in (3, 2))
+    return rows, columns
 
 
-def _together(maps: Float[Tensor, "factor unit row column"], generator: torch.Generator) -> Tensor:
-    """Each unit's positions in another order, the same for all factors."""
-    order = torch.rand(maps[0].shape, generator=generator).flatten(1).argsort(1).to(maps.device)
-    return maps.flatten(2).gather(2, order.expand(len(maps), -1, -1)).unflatten(2, maps.shape[2:])
+def _together(weights: Float[Tensor, "unit source row column"], generator: torch.Generator) -> Tensor:
+    """Each unit's positions in another order, the same for all sources."""
+    order = torch.rand(weights[:, :1].shape, generator=generator).flatten(2).argsort(2).to(weights.device)
+    return (
+        weights.flatten(2).gather(2, order.expand(-1, weights.shape[1], -1)).unflatten(2, weights.shape[2:])
+    )
 
 
 def _pooled(model: Model, site: str) -> bool | None:
