@@ -98,3 +98,21 @@ def test_damaged_or_foreign_folders_are_named(sample, tmp_path):
 
 def test_the_summary_prints_value_interval_control_and_verdict(sample):
     assert sample.summary() == "largest: nan [0.5, 2] (control 0.1) – evidence"
+
+
+def test_a_tuple_comes_back_as_one(tmp_path):
+    @dataclass(frozen=True)
+    class Ranged(Result):
+        bounds: tuple
+        pair: tuple[float, float]
+        values: list
+
+        def headlines(self):
+            return []
+
+    kept = Ranged((1, 2), (0.5, 1.0), [1, 2])
+    try:
+        loaded = Result.load(kept.save(tmp_path / "ranged"))
+        assert (loaded.bounds, loaded.pair, loaded.values) == ((1, 2), (0.5, 1.0), [1, 2])
+    finally:
+        del Result._kinds["Ranged"]

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import shutil
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -118,13 +119,15 @@ class Result:
             raise VesaliusError(
                 f"'{folder}' holds a {document['kind']}; expected {cls.__name__}{nearest(document['kind'], known)}"
             )
-        stored, known = set(document["fields"]), {f.name for f in dataclasses.fields(kind)}
+        kinds = {f.name: f.type for f in dataclasses.fields(kind)}
+        stored, known = set(document["fields"]), set(kinds)
         if stored != known:
             differing = ", ".join(sorted(stored ^ known))
             raise VesaliusError(
                 f"'{folder}' was saved by another version; its {kind.__name__} differs in {differing}"
             )
-        return kind(**{name: _attach(value, tensors) for name, value in document["fields"].items()})
+        values = {name: _attach(value, tensors) for name, value in document["fields"].items()}
+        return kind(**{name: _typed(value, kinds[name]) for name, value in values.items()})
 
 
 def _fields(result: Result) -> dict[str, Any]:
@@ -158,6 +161,12 @@ def _attach(value: Any, tensors: dict[str, Tensor]) -> Any:
             return torch.view_as_complex(tensors[value["$complex"]])
         return {key: _attach(item, tensors) for key, item in value.items()}
     return [_attach(item, tensors) for item in value] if isinstance(value, list) else value
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    """JSON has no tuples: a field that is declared as one becomes one again."""
+    wanted = kind if isinstance(kind, str) else getattr(typing.get_origin(kind) or kind, "__name__", "")
+    return tuple(value) if isinstance(value, list) and wanted.startswith("tuple") else value
 
 
 def _plain(value: Any) -> Any:
