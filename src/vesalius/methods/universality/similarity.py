@@ -8,6 +8,7 @@ architecture and so much of what any such network computes; and the same layers 
 """
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -113,6 +114,8 @@ def similarity(
     """
     if not other:
         raise Inapplicable("it compares two networks; name the other one")
+    if twins < 2:
+        raise VesaliusError(f"similarity was given {twins} random twins; their spread needs 2 or more")
     second = load(other) if isinstance(other, str) else other
     pictures = open_images(images).take(n_images, seed=seed)
     if len(pictures) < 2 * BATCH:
@@ -120,17 +123,16 @@ def similarity(
     mine = _Layers(model, list(sites) or model.layer_sites(), pictures)
     theirs = _Layers(second, list(other_sites) or second.layer_sites(), pictures)
     random = [_Layers(second.random_twin(seed + 1 + twin), theirs.sites, pictures) for twin in range(twins)]
-    moved = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))
-    batches = mine.hsic(theirs)
+    values, exchanged, *nulls = mine.tables([theirs, theirs.exchanged(seed), *random])
     return Similarity(
         mine.sites,
         theirs.sites,
         second.name,
-        mine.table(theirs),
-        torch.stack([mine.table(twin) for twin in random]),
-        mine.table(theirs.exchanged(moved)),
-        _interval(batches, seed),
-        f"{len(pictures)} pictures, CKA on whole maps in batches of {BATCH}, the others on {GRID}×{GRID} cells",
+        values,
+        torch.stack(nulls),
+        exchanged,
+        _interval(mine.hsic(theirs), seed),
+        f"{mine.count} pictures, CKA on whole maps in batches of {BATCH}, the others on {GRID}×{GRID} cells",
     )
 
 
@@ -142,11 +144,12 @@ class _Layers:
         batches = list(_activations(model, sites, pictures))
         self.grams = [torch.stack(grams) for grams, _ in batches if len(grams[0]) >= 4]
         self.cells = [torch.cat(layer) for layer in zip(*(cells for _, cells in batches))]
+        self.count = len(self.cells[0])
 
-    def exchanged(self, order: Tensor) -> "_Layers":
+    def exchanged(self, seed: int) -> "_Layers":
         """The same layers as if the pictures had come in another order (batches exchanged within themselves)."""
-        other = object.__new__(_Layers)
-        other.sites = self.sites
+        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(seed))
+        other = copy(self)
         ranks = [order[: len(grams[0])].argsort() for grams in self.grams]
         other.grams = [grams[:, rank][:, :, rank] for grams, rank in zip(self.grams, ranks)]
         other.cells = [layer[order] for layer in self.cells]
@@ -161,26 +164,27 @@ class _Layers:
         )
         return both, first, second
 
-    def table(self, other: "_Layers") -> Float[Tensor, "measure layer other"]:
-        samples, others = ([layer.flatten(0, 1) for layer in side.cells] for side in (self, other))
-        pictures, other_pictures = ([layer.flatten(1) for layer in side.cells] for side in (self, other))
+    def tables(self, others: list["_Layers"]) -> list[Float[Tensor, "measure layer other"]]:
+        """The five measures against each of several networks, what is to know of this one computed once."""
+        theirs = [layer for other in others for layer in other.cells]
+        samples, other_samples = ([layer.flatten(0, 1) for layer in side] for side in (self.cells, theirs))
+        pictures, other_pictures = ([layer.flatten(1) for layer in side] for side in (self.cells, theirs))
+        alignments = [linear_cka(*(part.sum(0) for part in self.hsic(other))) for other in others]
         rows = [
-            linear_cka(*(part.sum(0) for part in self.hsic(other))),
-            *canonical_correlations(samples, others),
+            torch.cat(alignments, 1),
+            *canonical_correlations(samples, other_samples),
             dissimilarity_correlations(pictures, other_pictures),
-            predictivity(samples, others),
+            predictivity(samples, other_samples),
         ]
-        return torch.stack(rows).float()
+        return list(torch.stack(rows).float().split(len(others[0].sites), -1))
 
 
 def _activations(
     model: Model, sites: list[str], pictures: Images
 ) -> Iterator[tuple[list[Tensor], list[Float[Tensor, "image cell unit"]]]]:
     """For every batch, each layer's Gram matrix, and its averages over cells."""
-    batches = list(range(0, len(pictures), BATCH))
-    for (_, pixels), _ in zip(
-        pictures.batches(model.preprocessing, batch=BATCH), progress(batches, f"layers of {model.name}")
-    ):
+    batches = pictures.batches(model.preprocessing, batch=BATCH)
+    for _, pixels in progress(batches, f"layers of {model.name}"):
         with record(model, sites, stop=True) as acts:
             model(pixels.to(device=model.device, dtype=model.dtype))
         layers = [require_finite(acts[site].float().cpu(), site) for site in sites]
