@@ -451,7 +451,8 @@ def _read(name: str, weights: str | Path | None, dtype: torch.dtype, download: b
 
     path = Path(name).expanduser()
     if name in published.NETWORKS:
-        return published.read(name, weights=weights and Path(weights).expanduser(), download=download)
+        own = None if weights is None else Path(weights).expanduser()
+        return published.read(name, weights=own, download=download)
     if name.partition(":")[0] in other_libraries.LIBRARIES:
         return other_libraries.read(name, download=download)
     if weights is not None:

@@ -299,7 +299,7 @@ NETWORKS: dict[str, Published] = {
     "alexnet-one-tower": torchvision(
         "alexnet-owt-7be5be79.pth",
         about="AlexNet of one tower",
-        sha256="7be5be79",
+        sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
         network=OneTower,
         rules=ONE_TOWER,
     ),
