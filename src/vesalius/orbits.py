@@ -77,11 +77,14 @@ def match(responses: Responses, *, cyclic: bool) -> Match:
 def modulation(responses: Responses) -> Responses:
     """How each unit departs from its mean over amounts: what the transformation does, and not what the picture is.
 
-    Every picture counts alike, the layer's modulation being of the same size in all of them.
+    Pictures in which the layer changes more than in the median one count no more than that. Two amounts are too few
+    to tell units apart by their difference alone, and stay as they are.
     """
+    if len(responses) == 2:
+        return responses
     changes = responses - responses.mean(0)
     size = changes.square().mean((0, 2), keepdim=True).sqrt()
-    return changes / size.clamp(min=1e-6 * size.max().clamp(min=1e-30))
+    return changes / size.clamp(min=size.median().clamp(min=1e-30))
 
 
 def invariant(responses: Responses, *, threshold: float) -> list[int]:

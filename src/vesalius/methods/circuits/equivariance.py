@@ -195,9 +195,9 @@ def equivariance(
     told by symmetry (None: the layer before; rotation only). Raises VesaliusError if `steps` is less than 4.
 
     >>> from vesalius.testbed import curve_network
-    >>> found = equivariance(curve_network(), twins=1, n_images=16, steps=8)
+    >>> found = equivariance(curve_network(), twins=1, n_images=8)
     >>> len(found.families[0]["units"])
-    8
+    24
     """
     if steps < 4:
         raise VesaliusError(f"{steps} steps were asked for; expected 4 or more")
