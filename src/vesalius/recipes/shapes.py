@@ -137,5 +137,6 @@ def shape_facts(model: PlainNetwork) -> dict:
         "most_confused": [
             f"{CLASSES[place // classes]} taken for {CLASSES[place % classes]}: {mistakes.flatten()[place]}"
             for place in order
+            if mistakes.flatten()[place]
         ],
     }
