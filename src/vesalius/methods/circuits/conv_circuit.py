@@ -97,12 +97,12 @@ class ConvCircuit(Result):
             ["edge", "share of weight", "upper half", "lower half", "upper − lower", "reading"],
             [
                 [f"{edge['source']} → {edge['target']}", f"{edge['share']:.2%}",
-                 {"text": f"{edge['upper']:+.2%}", "value": edge["upper"]},
-                 {"text": f"{edge['lower']:+.2%}", "value": edge["lower"]}, edge["difference"], _words(edge)]
+                 {"text": f"{edge['upper']:+.2%}", "value": 100 * edge["upper"]},
+                 {"text": f"{edge['lower']:+.2%}", "value": 100 * edge["lower"]}, edge["difference"], _words(edge)]
                 for edge in self.edges
             ],
             title="Edges",
-            caption="Sums of signed weights over all weight into the target; the middle row is in neither half.",
+            caption="Sums of signed weights in % of all weight into the target; the middle row is in neither half.",
         )  # fmt: skip
         return figures.group([circuit, table], title=f"{self.nodes[-1]['name']} from earlier features")
 
