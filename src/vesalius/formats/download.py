@@ -33,7 +33,7 @@ class Source:
     """`pypi:…`, `npm:…`, an address, or empty: a file that nobody hands out by a name that could be trusted."""
     file: str
     sha256: str = ""
-    """The digits that are published, all 64 or the first ones; empty where none are."""
+    """What the whole file hashes to; empty where there is no home."""
     members: tuple[str, ...] = ()
 
 
@@ -109,7 +109,7 @@ def run(command: list[str], source: Source) -> None:
 def check_hash(path: Path, source: Source) -> None:
     """Raise VesaliusError if a file is not what its source says."""
     digest = sha256(path)
-    if not digest.startswith(source.sha256):
+    if digest != source.sha256:
         raise VesaliusError(
             f"{path} has the sha256 {digest[:16]}…, expected {source.sha256[:16]}…: it is damaged, cut short or "
             f"another version of {source.file}; delete or replace it"

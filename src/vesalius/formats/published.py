@@ -104,7 +104,7 @@ def given(path: Path, source: Source) -> Path:
         )
     if path.name == source.file and source.sha256:
         digest = sha256(path)
-        if not digest.startswith(source.sha256):
+        if digest != source.sha256:
             raise VesaliusError(
                 f"{path.name} has the sha256 {digest[:16]}…, and the published file of this name "
                 f"{source.sha256[:16]}…: it is damaged or another one; other weights go by another name"
@@ -292,7 +292,7 @@ NETWORKS: dict[str, Published] = {
     "vgg19": torchvision(
         "vgg19-dcbb9e9d.pth",
         about="VGG-19",
-        sha256="dcbb9e9d",
+        sha256="dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",
         network=partial(VGG, convolutions=VGG19),
         rules=vgg_rules(VGG19),
     ),
