@@ -194,3 +194,13 @@ def test_it_loads_as_a_model_of_pictures(model):
         model(shapes(range(2), size=96)[0].float() / 255)
     assert torch.equal(acts["conv4"], acts["conv4_pre_relu"].relu())
     assert half(model.module).keys() == load_file(Path(CARD.parent) / "model.safetensors").keys()
+
+
+@pytest.mark.slow
+def test_its_default_layer_holds_a_family_of_curve_detectors(model):
+    from vesalius.methods.features.find_curve_detectors import find_curve_detectors
+
+    found = find_curve_detectors(model, n_images=256)
+    assert found.site == "conv4" and len(found.units) >= 20
+    assert len({int((angle + 22.5) % 360 // 45) for angle in found.orientation.tolist()}) == 8
+    assert max(found.twin_candidates) <= 1
