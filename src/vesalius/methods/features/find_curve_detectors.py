@@ -80,6 +80,7 @@ class FindCurveDetectors(Result):
     def headlines(self) -> list[Headline]:
         octants = len({int((angle + 22.5) % 360 // 45) for angle in self.orientation.tolist()})
         count, total = len(self.units), len(self.scores)
+        corners = int((self.radius <= self.choices["tightest radius, px"]).sum())
         rows = [
             Headline(
                 f"curve detectors among the {total} units of {self.site}",
@@ -87,7 +88,8 @@ class FindCurveDetectors(Result):
                 max(self.twin_candidates, default=0),
                 None,
                 count > 0,
-                f"{self.candidates} answer drawn curves, {count} of them photographs too; {octants} of 8 directions",
+                f"{self.candidates} answer drawn curves, {count} of them photographs too; {octants} of 8 directions; "
+                f"{corners} prefer the tightest curve drawn, and may be for corners",
             )
         ]
         if not count:
@@ -234,6 +236,7 @@ def find_curve_detectors(
         shown=_best(model, site, pictures, found, units, seen),
         choices={
             "receptive field, px": seen.field,
+            "tightest radius, px": _radii(seen).min().item(),
             "pictures": len(pictures),
             "data": pictures.hash,
             "ratio": ratio,
