@@ -34,10 +34,12 @@ from vesalius.metrics import family_wise
 from vesalius.model import Model
 from vesalius.result import Headline, Result
 from vesalius.rules import CURVES
-from vesalius.surgery import Transplant, losses, outputs, recovered, transplant
+from vesalius.saliency import alike, saliency, seen
+from vesalius.surgery import Pixels, Transplant, losses, outputs, recovered, transplant
 from vesalius.testbed import curve_network
 from vesalius.visualization import visualise
 from vesalius.weights.expanded import expanded_weights
+from vesalius.weights.orientation_profile import STEP, likeness, orientation_profile
 
 LAYER, BEFORE = "curves", "small_curves"
 """The handwritten family, and the layer it is built from."""
@@ -264,7 +266,7 @@ def handwritten(
 
     profile, weights = _weights(model, site, family, orientations, written, counterparts, generator)
     opposite = placed(written, nearest([angle + 180 for angle in orientations], facing))
-    examples, saliency, alike, unlike = _saliency(model, feature, pixels, hand, opposite)
+    examples, salient, same, other = _saliency(model, feature, pixels, hand, opposite)
     shown = list(range(0, len(family), max(1, len(family) // DRAWN)))[:DRAWN]
     settings = {"transforms": "oriented", "steps": steps, "seed": seed}
     pictures = [
@@ -292,9 +294,9 @@ def handwritten(
         profile=profile,
         weights=weights,
         examples=examples,
-        saliency=saliency,
-        saliency_alike=alike,
-        saliency_unlike=unlike,
+        saliency=salient,
+        saliency_alike=same,
+        saliency_unlike=other,
         drawn=[family[number] for number in shown],
         pictures=pictures,
         choices={
@@ -374,82 +376,49 @@ def _weights(
     hand = expanded_weights(written, BEFORE, LAYER, channels=counterparts)[:, :ORIENTED].sum((2, 3))
     hand_facing = torch.tensor([unit.orientation for unit in written.module.units[BEFORE][:ORIENTED]])
     at = torch.tensor(orientations)
-    own = _over_difference(hand, torch.tensor([15.0 * unit for unit in counterparts]), hand_facing)
-    profile = _over_difference(sums, at, facing)
-    pairs = torch.stack([torch.randperm(sums.numel(), generator=generator) for _ in range(SHUFFLES)])
-    shuffled = [
-        _alike(_over_difference(sums.flatten()[order].view_as(sums), at, facing), own) for order in pairs
-    ]
+    own = orientation_profile(hand, STEP * torch.tensor(counterparts), hand_facing)
+    profile = orientation_profile(sums, at, facing)
+    shuffled = torch.tensor(
+        [likeness(orientation_profile(_shuffled(sums, generator), at, facing), own) for _ in range(SHUFFLES)]
+    )
     weights = {
-        "correlation": _alike(profile, own).item(),
-        "shuffled": torch.stack(shuffled).quantile(0.99).item(),
+        "correlation": likeness(profile, own),
+        "shuffled": shuffled.quantile(0.99).item(),
         "source": source,
         "pairs": sums.numel(),
     }
     return torch.stack([part / part[part.isfinite()].abs().max() for part in (profile, own)]), weights
 
 
-def _over_difference(
-    sums: Float[Tensor, "target source"], targets: Float[Tensor, " target"], sources: Float[Tensor, " source"]
-) -> Float[Tensor, " difference"]:
-    """The mean of the pairs that differ by 0, 15 … 180 degrees, to 7.5; NaN where there are none."""
-    apart = (tuning.distance(sources[None], targets[:, None]) / 15).round().long().flatten()
-    total = torch.zeros(len(CURVES)).index_add_(0, apart, sums.flatten())
-    return total / torch.bincount(apart, minlength=len(CURVES))
-
-
-def _alike(first: Float[Tensor, " difference"], second: Float[Tensor, " difference"]) -> Float[Tensor, ""]:
-    known = first.isfinite() & second.isfinite()
-    return torch.corrcoef(torch.stack([first[known], second[known]]))[0, 1].nan_to_num(0.0)
+def _shuffled(
+    sums: Float[Tensor, "target source"], generator: torch.Generator
+) -> Float[Tensor, "target source"]:
+    return sums.flatten()[torch.randperm(sums.numel(), generator=generator)].view_as(sums)
 
 
 def _saliency(
-    model: Model,
-    feature: Feature,
-    pixels: Float[Tensor, "picture channel height width"],
-    hand: Transplant,
-    opposite: Transplant,
+    model: Model, feature: Feature, pixels: Pixels, hand: Transplant, opposite: Transplant
 ) -> tuple[
-    UInt8[Tensor, "example channel side side"],
-    UInt8[Tensor, "family example 1 side side"],
-    float,
-    float,
+    UInt8[Tensor, "example channel side side"], UInt8[Tensor, "family example 1 side side"], float, float
 ]:
     """Where the feature is highest: what it sees, the size of each one's gradient there, and how alike they are."""
-    with torch.no_grad(), record(model, feature.site, stop=True) as acts:
-        model(pixels)
-    values = acts[feature.site][:, feature.index]
+
+    def natural(shown: Tensor) -> Tensor:
+        with record(model, feature.site, stop=True, gradients=True) as acts:
+            model(shown)
+        return feature.value(acts[feature.site])
+
+    values = natural(pixels)
     rows, columns = values.shape[1:]
     best = values.flatten(1).amax(1).argsort(descending=True)[:DRAWN]
     places = [divmod(int(place), columns) for place in values[best].flatten(1).argmax(1)]
-    shown = pixels[best].clone().requires_grad_()
-    at = torch.arange(len(best)), *(torch.tensor(part) for part in zip(*places))
-    maps = []
-    with torch.enable_grad():
-        with record(model, feature.site, stop=True, gradients=True) as acts:
-            model(shown)
-        answers = [acts[feature.site][:, feature.index]]
-        answers += [part.maps(shown, rows=rows, columns=columns)[:, 0] for part in (hand, opposite)]
-        for answer in answers:
-            (gradient,) = torch.autograd.grad(answer[at].sum(), shown)
-            maps.append(torch.stack([_cut(part, hand, place) for part, place in zip(gradient, places)]))
-    sizes = [part.norm(dim=1, keepdim=True) for part in maps]
-    smooth = [torch.nn.functional.avg_pool2d(size, 3, 1, 1) for size in sizes]
-    alike, unlike = (_over_pictures(smooth[0], other) for other in smooth[1:])
-    crops = torch.stack([_cut(part, hand, place, outside=0.5) for part, place in zip(shown.detach(), places)])
-    bright = torch.stack([size / size.amax((1, 2, 3), keepdim=True).clamp(min=1e-12) for size in smooth[:2]])
-    return (crops * 255).round().to(torch.uint8), (bright * 255).round().to(torch.uint8), alike, unlike
-
-
-def _cut(picture: Tensor, hand: Transplant, place: tuple[int, int], *, outside: float = 0.0) -> Tensor:
-    """What a position sees, with a constant outside the picture."""
-    size = hand.field.size
-    top, left, _, _ = hand.field.box(*place)
-    padded = torch.nn.functional.pad(picture, (size,) * 4, value=outside)
-    return padded[:, top + size : top + 2 * size, left + size : left + 2 * size]
-
-
-def _over_pictures(first: Tensor, second: Tensor) -> float:
-    """The mean over pictures of the correlation over pixels."""
-    pairs = torch.stack([first.flatten(1), second.flatten(1)], 1)
-    return torch.stack([torch.corrcoef(pair)[0, 1].nan_to_num(0.0) for pair in pairs]).mean().item()
+    units = [lambda shown, of=of: of.maps(shown, rows=rows, columns=columns)[:, 0] for of in (hand, opposite)]
+    own, written, other = (
+        saliency(maps, pixels[best], places, field=hand.field) for maps in (natural, *units)
+    )
+    bright = torch.stack(
+        [part / part.amax((1, 2, 3), keepdim=True).clamp(min=1e-12) for part in (own, written)]
+    )
+    crops = seen(pixels[best], places, field=hand.field, outside=0.5)
+    pictures = [(part * 255).round().to(torch.uint8) for part in (crops, bright)]
+    return *pictures, alike(own, written), alike(own, other)
