@@ -98,6 +98,13 @@ def test_what_is_outside_the_picture_is_grey_and_said():
     assert outside[0] > 0.5 > outside[1]
 
 
+def test_positions_that_see_the_border_can_be_left_out():
+    """Of 15×15 positions whose field is 50 pixels wide and 4 apart, 3×3 lie inside 60×60."""
+    result = dataset_examples(curve_network(), "curves[3]", n_images=24, positions="inside")
+    assert result.counts.sum() == 24 * 9 and result.choices["positions"] == "inside"
+    assert all((row["outside"] == 0).all() for row in result.rows)
+
+
 def test_tokens_are_shown_with_their_whole_picture():
     class Patches(nn.Module):
         def __init__(self):

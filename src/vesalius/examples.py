@@ -6,6 +6,7 @@ the nonlinearity, and crops the size of the receptive field.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -87,6 +88,27 @@ def field_of(model: Model, site: str) -> ReceptiveField | None:
     except VesaliusError:  # it says so of a site that sees all
         return None
     return field if field.size < min(model.preprocessing.size) else None
+
+
+def places(
+    model: Model, site: str, field: ReceptiveField | None, where: Literal["all", "inside"]
+) -> Int[Tensor, " position"]:
+    """The positions of a site's maps, or those whose field lies inside the picture; all of them without a field.
+
+    Near the border a unit also sees the padding, and may answer to it. Raises VesaliusError if no field lies inside.
+    """
+    *_, rows, columns = model.map_shape(site) if field else (1, model.map_shape(site)[-1])
+    positions = torch.arange(rows * columns)
+    if field is None or where == "all":
+        return positions
+    boxes = torch.tensor([field.box(*divmod(position, columns)) for position in positions.tolist()])
+    height, width = model.preprocessing.size
+    inside = (boxes[:, :2] >= 0).all(1) & (boxes[:, 2] <= height) & (boxes[:, 3] <= width)
+    if not inside.any():
+        raise VesaliusError(
+            f"no field of '{site}', {field.size} pixels wide, lies inside {height}×{width}; take all"
+        )
+    return positions[inside]
 
 
 def crops(

@@ -14,6 +14,7 @@ are those before the nonlinearity, so that what a unit is inhibited by is seen a
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -22,7 +23,7 @@ from torch import Tensor
 from vesalius import figures
 from vesalius.data.images import Images, open_images
 from vesalius.dictionaries import Feature
-from vesalius.examples import activations, before_nonlinearity, by_unit, crops, field_of, of_feature
+from vesalius.examples import activations, before_nonlinearity, by_unit, crops, field_of, of_feature, places
 from vesalius.figures import Figure
 from vesalius.method import method, progress
 from vesalius.model import Model
@@ -141,16 +142,20 @@ def dataset_examples(
     top: int = 8,
     bins: int = 16,
     per_bin: int = 8,
+    positions: Literal["all", "inside"] = "all",
     seed: int = 0,
 ) -> DatasetExamples:
     """What a feature fires for, from its highest to its lowest value, in a set of pictures.
 
     `top` pictures are shown from either end, and `per_bin` from each of at most `bins` bins. The feature stands out
     if its top does so more than that of 99 in 100 units of untrained twins, in the whole of a bootstrap interval
-    over pictures. Raises VesaliusError for an empty set of pictures and for activations that are not finite.
+    over pictures. `positions` says whether those are left out that see the padding beyond the picture's border, which
+    may be what a unit answers to. Raises VesaliusError for an empty set of pictures and for activations that are not
+    finite.
     """
     pictures = open_images(images).take(n_images, seed=seed)
     name, feature = str(feature), before_nonlinearity(model, feature)
+    reading = _Reading(model, pictures, feature.site, positions)
     moments, histogram = Moments(1), Histogram(1, bins=64)
     highest, lowest = TopExamples(1, top), TopExamples(1, top, sign=-1)
     spectrum = Spectrum(1, bins=bins, size=per_bin, draws=None, seed=seed)
@@ -160,19 +165,18 @@ def dataset_examples(
     twins = [model.random_twin(seed + 1 + number) for number in range(math.ceil(NULLS / units))]
     untrained = [(Moments(units), TopExamples(units, top)) for _ in twins]
     for numbers, acts in progress(activations([model, *twins], feature.site, pictures), "pictures"):
-        values = of_feature(feature, acts[0])
+        values = of_feature(feature, acts[0])[..., reading.places]
         for reducer in (moments, histogram, highest, lowest, spectrum, anywhere):
             reducer.add(values, numbers)
         peaks.append(values.amax((1, 2)).float().cpu())
         for reducers, theirs in zip(untrained, acts[1:]):
             for reducer in reducers:
-                reducer.add(by_unit(theirs), numbers)
+                reducer.add(by_unit(theirs)[..., reading.places], numbers)
     mean, sd = moments.mean.item(), moments.sd.item()
     peak, low, high = _peak(torch.cat(peaks), mean, sd, top=top, seed=seed)
     null = torch.cat([_peaks(*reducers, n_pictures=len(pictures)) for reducers in untrained])
 
     anywhere.reservoir.flush()
-    reading = _Reading(model, pictures, feature.site)
     edges, used = spectrum.histogram.edges[0], spectrum.histogram.counts[0] > 0
     rows = [reading.row("highest", highest, 0)]
     for number in reversed(range(len(used))):
@@ -207,6 +211,7 @@ def dataset_examples(
             "pictures": len(pictures),
             "data": pictures.hash,
             "field": "whole picture" if reading.field is None else f"{reading.field.size} px",
+            "positions": positions,
             "sampling": "uniform over positions, at most one of a picture in a bin",
         },
     )
@@ -257,11 +262,14 @@ def _line(x: Tensor, y: Tensor) -> tuple[float, float]:
 
 
 class _Reading:
-    """Examples read again, to be shown."""
+    """The places that are looked at, and examples read again, to be shown."""
 
-    def __init__(self, model: Model, pictures: Images, site: str) -> None:
+    def __init__(
+        self, model: Model, pictures: Images, site: str, positions: Literal["all", "inside"]
+    ) -> None:
         self.model, self.pictures, self.site = model, pictures, site
         self.field = field_of(model, site)
+        self.places = places(model, site, self.field, positions)
 
     def row(self, label: str, kept: TopExamples | Reservoir, unit: int) -> dict:
         """The examples of one unit."""
@@ -270,19 +278,19 @@ class _Reading:
         return self.kept(label, {name: part[unit][seen] for name, part in parts.items()})
 
     def kept(self, label: str, picked: dict[str, Tensor]) -> dict:
-        examples, positions = picked["examples"].tolist(), picked["positions"].tolist()
+        examples, positions = picked["examples"].tolist(), self.places[picked["positions"]]
         shown, outside = crops(
             self.model,
             self.pictures,
             site=self.site,
             field=self.field,
             examples=examples,
-            positions=positions,
+            positions=positions.tolist(),
         )
         names = [self.pictures.names[example] for example in examples]
         return {
             "label": label, "pictures": shown, "values": picked["values"], "names": names,
-            "positions": picked["positions"], "outside": outside,
+            "positions": positions, "outside": outside,
         }  # fmt: skip
 
 
