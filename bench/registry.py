@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bench import cases, vision_examples, vision_expanded, vision_tuning
+from bench import cases, vision_examples, vision_expanded, vision_tuning, vision_visualization
 from bench.cases import Side
 
 
@@ -17,6 +17,8 @@ class Case:
     memory: float | None = None
     agree: float | None = 1e-5
     """The largest relative difference allowed between what the sides return; None where only cost is compared."""
+    higher: bool = False
+    """Whether every number that ours returns must be at least the peer's."""
     repeats: int = 5
 
 
@@ -85,6 +87,14 @@ CASES = {
         {"ours": vision_examples.top_and_spectrum, "peer": vision_examples.forward_alone},
         time=1.15,
         agree=None,
+        repeats=1,
+    ),
+    "visualise": Case(
+        "visualise 16 channels of mixed3b of InceptionV1, 128 px, 32 steps / torch-lucent 0.1.8, 2 of the 16",
+        {"ours": vision_visualization.ours, "peer": vision_visualization.peer},
+        time=16 / 2 / 15,
+        agree=None,
+        higher=True,
         repeats=1,
     ),
 }

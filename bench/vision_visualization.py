@@ -2,10 +2,10 @@
 
 Both run lucent's own InceptionV1 with the same random weights, with its list of transforms and its learning rate.
 Lucent draws one channel at a time, as its `render_vis` does, through the rectifiers it redirects in its own way;
-ours runs all of them with ordinary ones. To keep the minutes few it draws `PEER` channels where ours draws 16, and
-the ratio that is allowed is multiplied accordingly. What is returned is the mean of each channel over its final
-picture, the objective both were given. Its torchvision asks for compiled operators that a build without them lacks:
-they are declared here.
+ours runs all of them with ordinary ones. To keep the minutes few it draws `PEER` channels where ours draws 16, so
+the ratio for each channel is the one printed times `PEER` / 16. What is returned is the mean of each channel over
+its final picture, the objective both were given. Its torchvision asks for compiled operators that a build without
+them lacks: they are declared here.
 """
 
 import os

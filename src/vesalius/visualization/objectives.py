@@ -56,7 +56,7 @@ class Objective:
             if " + " in self.description[1:] or " − " in self.description[1:]
             else self.description
         )
-        times = {1: "", -1: "−"}.get(factor, f"{factor:g} × ".replace("-", "−"))
+        times = {1.0: "", -1.0: "−"}.get(factor, f"{factor:g} × ".replace("-", "−"))
         return Objective(
             lambda acts: factor * self.value(acts), self.sites, times + words, f"{factor!r} * ({self.key})"
         )

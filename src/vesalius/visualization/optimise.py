@@ -325,8 +325,8 @@ def _gathered(units: list[Unit], settings: dict) -> Visualisation:
         )
     labels = [str(unit.objective) for unit in units for _ in unit.seeds]
     return Visualisation(
-        images=torch.cat([unit.images for unit in units]),
-        activation=torch.cat([unit.activation for unit in units]),
+        images=torch.cat([unit.images for unit in units if unit.images is not None]),
+        activation=torch.cat([unit.activation for unit in units if unit.activation is not None]),
         history=torch.cat([unit.history for unit in units], 1),
         labels=labels,
         skipped=skipped,

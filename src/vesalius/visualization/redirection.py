@@ -78,10 +78,11 @@ class _Redirected(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (x,), (grad,) = ctx.saved_tensors, grads
-        off = x <= 0 if math.isinf(ctx.ceiling) else (x <= 0) | (x >= ctx.ceiling)
-        usual = grad.masked_fill(off, 0.0)
+        usual = torch.ops.aten.threshold_backward(grad, x, 0.0)
+        if not math.isinf(ctx.ceiling):
+            usual = usual.masked_fill(x >= ctx.ceiling, 0.0)
         chosen = ctx.pictures if len(ctx.pictures) == len(x) else ctx.pictures.all()
-        silent = chosen & ~usual.flatten(1).any(1)
+        silent = chosen & (torch.linalg.vector_norm(usual, math.inf, dim=tuple(range(1, x.dim()))) == 0)
         if bool(silent.any()):
             blocked = ((x <= 0) & (grad > 0)) | ((x >= ctx.ceiling) & (grad < 0))
             passed = grad.masked_fill(blocked, 0.0)

@@ -161,13 +161,13 @@ def feature_visualization(
     pictures, and for weights that give no finite numbers.
     """
     pictures = open_images(images).take(n_images, seed=seed)
-    settings = {"objective": objective, "parametrisation": parametrisation, "transforms": transforms}
     matrix = _matrix(model, colours, pictures)
 
     def made(network: Model, wanted: list[Feature], what: str, *, copies: int = 1, negative: bool = False):
         return visualise(
             network, wanted, copies=copies, variety=variety, negative=negative, size=size, steps=steps, seed=seed,
-            colour=matrix, track=lambda passed: progress(passed, what), **settings,
+            colour=matrix, objective=objective, parametrisation=parametrisation, transforms=transforms,
+            track=lambda passed: progress(passed, what),
         )  # fmt: skip
 
     read = before_nonlinearity(model, feature)
@@ -208,7 +208,9 @@ def feature_visualization(
         sd=scale.sd[0].item(),
         skipped=raised.skipped | differing.skipped | lowered.skipped,
         choices={
-            **settings,
+            "objective": objective,
+            "parametrisation": parametrisation,
+            "transforms": transforms,
             "colours": colours,
             "size": list(raised.settings["size"]),
             "steps": steps,
@@ -220,6 +222,7 @@ def feature_visualization(
 
 
 def _matrix(model: Model, colours: str, pictures: Images) -> Float[Tensor, "colour channel"]:
+    assert model.preprocessing is not None  # as `needs` has made sure
     if colours == "imagenet":
         return usual(model.preprocessing.channels)
     return measured(pixels for _, pixels in pictures.batches(model.preprocessing))
