@@ -141,7 +141,7 @@ def random_games(size: int, count: int, *, seed: int = 0, labels: bool = False, 
 
     Games with a pass are drawn again. With `labels`, the board and the legal moves after every ply.
     """
-    rules, generator = Rules(size), np.random.default_rng(seed)
+    rules, generator = Rules(size), torch.Generator().manual_seed(seed)
     parts = list(_kept(rules, count, generator, labels, batch))
     moves, boards, legal = (
         torch.from_numpy(np.concatenate(part)) if part[0] is not None else None for part in zip(*parts)
@@ -150,7 +150,7 @@ def random_games(size: int, count: int, *, seed: int = 0, labels: bool = False, 
 
 
 def _kept(
-    rules: Rules, count: int, generator: np.random.Generator, labels: bool, batch: int
+    rules: Rules, count: int, generator: torch.Generator, labels: bool, batch: int
 ) -> Iterator[tuple[ndarray, ndarray | None, ndarray | None]]:
     """Batches of whole games until there are `count`."""
     left = count
@@ -161,7 +161,7 @@ def _kept(
 
 
 def _played(
-    rules: Rules, count: int, generator: np.random.Generator, labels: bool
+    rules: Rules, count: int, generator: torch.Generator, labels: bool
 ) -> tuple[ndarray, ndarray | None, ndarray | None]:
     """Random games side by side; those that come to a pass are dropped as soon as they do."""
     plies = rules.squares - 4
@@ -186,7 +186,8 @@ def _played(
     return tuple(None if part is None else part[alive] for part in (moves, boards, legal))
 
 
-def _picked(allowed: Bool[ndarray, "game square"], generator: np.random.Generator) -> ndarray:
+def _picked(allowed: Bool[ndarray, "game square"], generator: torch.Generator) -> ndarray:
     """One allowed square of each row, uniformly."""
-    rank = (generator.random(len(allowed)) * allowed.sum(1)).astype(np.int64)
+    chance = torch.rand(len(allowed), generator=generator, dtype=torch.float64).numpy()
+    rank = (chance * allowed.sum(1)).astype(np.int64)
     return (allowed.cumsum(1, dtype=np.int16) > rank[:, None]).argmax(1)
