@@ -175,22 +175,17 @@ class Handwritten(Result):
         seen += [{"label": f"{name}, saliency", "pictures": maps} for name, maps in zip(names, self.saliency)]
         drawn.append(figures.gallery(seen, title="What raises them in pictures"))
         if self.recovered is not None:
+            controls = [part.clamp(min=-1) for part in (self.dealt, self.untrained)]
+            ranges = [tuple(self.interval), *((part.min().item(), part.max().item()) for part in controls)]
             drawn.append(
                 figures.bars(
                     ["handwritten", "facing elsewhere", "untrained"],
-                    {"recovered": [self.recovered, self.dealt.mean().item(), self.untrained.mean().item()]},
+                    {"recovered": [self.recovered, *(part.mean().item() for part in controls)]},
                     title=f"Surgery: of what {len(self.units)} ablated units cost, recovered",
                     y_label="fraction recovered",
-                    intervals={
-                        "recovered": [
-                            tuple(self.interval),
-                            *(
-                                (part.min().item(), part.max().item())
-                                for part in (self.dealt, self.untrained)
-                            ),
-                        ]
-                    },
-                    caption="Interval over pictures; of the controls, the range of their draws.",
+                    intervals={"recovered": ranges},
+                    caption="Interval over pictures; of the controls, the range of their draws. "
+                    "A control that does more harm than ablation again is drawn at -1.",
                 )
             )
         return figures.group(drawn, title=f"{self.feature}, natural and handwritten")
@@ -202,7 +197,7 @@ def handwritten(
     feature: Feature,
     *,
     others: list[str] | None = None,
-    ablation: Literal["zero", "mean"] = "zero",
+    ablation: Literal["mean", "zero"] = "mean",
     metric: Literal["auto", "accuracy", "divergence", "cosine"] = "auto",
     images: str | Path | Images = "shapes",
     n_images: int = 64,
@@ -212,7 +207,8 @@ def handwritten(
     """A family of curve detectors written by hand, compared with a feature's own and put in its place.
 
     `others` are the addresses of the rest of the family (None: units of the layer that answer drawn curves as the
-    feature does, turned). The `metric` is accuracy where the pictures have the network's labels, else the divergence
+    feature does, turned). Ablated units are held at their mean; at zero, most of what any unit of the same mean
+    recovers is that mean, as the controls then show. The `metric` is accuracy where the pictures have the network's labels, else the divergence
     of its output from the original in nats, else 1 - cosine. Half of the pictures calibrate the handwritten
     units, the rest is measured. `steps` is how long pictures are optimised. Raises VesaliusError for a feature that
     is no unit or has no maps, and for fewer than four pictures.
@@ -268,7 +264,7 @@ def handwritten(
     opposite = placed(written, nearest([angle + 180 for angle in orientations], facing))
     examples, salient, same, other = _saliency(model, feature, pixels, hand, opposite)
     shown = list(range(0, len(family), max(1, len(family) // DRAWN)))[:DRAWN]
-    settings = {"transforms": "oriented", "steps": steps, "seed": seed}
+    settings = {"objective": "centre", "transforms": "oriented", "steps": steps, "seed": seed}
     pictures = [
         visualise(network, [f"{at}[{units[number]}]" for number in shown], **settings).images
         for network, at, units in ((model, site, family), (written, LAYER, counterparts))
