@@ -154,11 +154,12 @@ def feature_visualization(
 ) -> FeatureVisualization:
     """Pictures made to raise one feature, to lower it, and to raise it in different ways.
 
-    `transforms` "oriented" leaves out rotation, which blurs a unit that stands for one orientation. `colours`
-    are decorrelated as in ImageNet, or as `measured` in `images`. `variety` is the share of the objective that being
-    all alike costs. The first headline has evidence if the whole interval over the `diverse` pictures is above what
-    one in a hundred pictures of `untrained` units of a twin passes. Raises VesaliusError for an empty set of
-    pictures, and for weights that give no finite numbers.
+    `transforms` "oriented" leaves out rotation, which blurs a unit that stands for one orientation. `colours` are
+    decorrelated as in ImageNet, or as `measured` in `images`. `variety` is the share of the objective that being all
+    alike costs. `size` None is 128 pixels, or the network's own where that is smaller or fixed. The first headline
+    has evidence if the whole interval over the `diverse` pictures is above what one in a hundred pictures of
+    `untrained` units of a twin passes. Raises VesaliusError for an empty set of pictures, and for weights that give
+    no finite numbers.
     """
     pictures = open_images(images).take(n_images, seed=seed)
     matrix = _matrix(model, colours, pictures)
