@@ -10,7 +10,7 @@ import vesalius as vs
 from vesalius.data.images import open_images
 from vesalius.errors import VesaliusError
 from vesalius.examples import crops, field_of, pre_activation
-from vesalius.methods.features.dataset_examples import dataset_examples
+from vesalius.methods.features.dataset_examples import _tail, dataset_examples
 from vesalius.methods.features.labelled_examples import labelled_examples
 from vesalius.preprocessing import Preprocessing
 from vesalius.testbed.curve_network import curve_network
@@ -123,6 +123,19 @@ def test_tokens_are_shown_with_their_whole_picture():
     assert result.counts.sum() == 40 * 16
     direction = vs.direction("mix", torch.ones(8), label="sum")
     assert dataset_examples(model, direction, images=open_images(squares()), top=3).feature == "sum"
+
+
+def test_tails_are_told_apart():
+    """An exponential tail of scale 104, as published for 3b:379, is read back; a Gaussian's is called one."""
+    generator = torch.Generator().manual_seed(0)
+    bulk = 100 * torch.randn(800_000, generator=generator)
+    mixed = torch.cat([bulk - 200, torch.empty(100_000).exponential_(1 / 104, generator=generator)])
+    for values, exponential in ((mixed, True), (bulk, False)):
+        counts, edges = torch.histogram(values, bins=64)
+        tail = _tail(edges, counts.long(), values.mean().item())
+        assert (tail["straight"] > tail["gaussian"]) is exponential
+        if exponential:
+            assert tail["scale"] == pytest.approx(104, rel=0.05) and tail["straight"] > 0.99
 
 
 def test_a_dead_unit_is_no_evidence():

@@ -98,7 +98,7 @@ class LabelledExamples(Result):
                 classes=self.classes,
                 keys=self.keys,
                 title=f"What is in the picture? {self.feature}, blind",
-                caption="Download the labels and give them back as `labels`.",
+                caption="Download the labels and give them back as labels.",
             )
         centres = (self.edges[1:] + self.edges[:-1]) / 2
         stacked = self.shares.cumsum(0)
