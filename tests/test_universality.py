@@ -29,12 +29,18 @@ def test_every_curve_finds_itself_in_the_other_order(model, shuffled, twins):
     assert set(twins.twin_sites) == {"curves"} and twins.twins.tolist() == truth
     assert twins.mutual.all() and len(twins.found) == 24
     assert twins.correlation.min() > 0.999
-    assert twins.stimulus_correlation.min() > 0.999 and twins.stimulus_behind.max() == 0
+    assert twins.checked.min() > 0.999 and twins.checked_behind.max() == 0
     assert [headline.evidence for headline in twins.headlines()] == [True, True, None, None]
 
 
 def test_the_twin_is_first_under_the_other_s_picture(twins):
     assert twins.picture_behind.max() < 0.2
+
+
+def test_stimuli_find_the_same_twins(model, shuffled, twins):
+    found = vs.analogous_features(model, other=shuffled, site="curves", by="stimuli", n_images=48, pairs=0)
+    assert found.twins.tolist() == twins.twins.tolist() and len(found.found) == 24
+    assert found.checked.min() > 0.999 and found.choices["checked by"] == "pictures"
 
 
 def test_a_random_twin_has_none(model):
@@ -54,7 +60,8 @@ def test_networks_of_another_build_are_compared(model):
     found = vs.analogous_features(model, other=plain, other_sites=["1", "3"], n_images=32, pairs=1, steps=4)
     assert set(found.twin_sites) <= {"1", "3"}
     page = twins_page([found, found])
-    assert [row["label"] for row in page.data["figures"][0]["data"]["rows"]] == ["curve-network, curves", "plain", "plain"]
+    rows = page.data["figures"][0]["data"]["rows"]
+    assert [row["label"] for row in rows] == ["curve-network, curves", "plain", "plain"]
     table = vs.similarity(model, other=plain, other_sites=["1", "3"], n_images=48).values
     assert table.shape == (5, 5, 2)
 

@@ -79,6 +79,10 @@ class Correlations:
             means = [old + step * new / (self.count + new) for old, step in zip(self.means, steps)]
         self.count, self.means, self.squares, self.products = self.count + new, means, squares, products
 
+    def scale(self, side: int) -> tuple[Float[Tensor, " unit"], Float[Tensor, " unit"]]:
+        """Mean and standard deviation of the units of the first side (0) or of the second (1)."""
+        return self.means[side], (self.squares[side] / self.count).sqrt()
+
     def table(self) -> Float[Tensor, "unit other"]:
         """In -1..1; 0 with a unit that never varies."""
         norms = torch.outer(*(side.sqrt() for side in self.squares))

@@ -2,44 +2,43 @@
 
 Olah et al. 2020 (Zoom In, distill.pub/2020/circuits/zoom-in) show curve detectors and high–low frequency detectors
 in AlexNet, InceptionV1, VGG19 and ResNetV2-50, and call the evidence anecdotal. Here each unit's twin is the unit of
-the other network whose maps correlate with its own most, over the same pictures (Li et al. 2015, arXiv 1511.07543).
-It is mutual if the unit is in turn the twin's best match in its layer. Two checks that had no part in the choice: how
-many units of the twin's layer answer synthetic stimuli, drawn at the size of each layer's receptive field, more like
-the unit does; and how many the picture made to raise the unit raises more, and the other way round.
+the other network that correlates with it most, in one of two ways: their maps over the same pictures (Li et al. 2015,
+arXiv 1511.07543), or their answers to the same synthetic stimuli, drawn at the size of each one's receptive field. It
+is mutual if the unit is in turn the twin's best match in its layer. Two checks that had no part in the choice: how
+many units of the twin's layer are more like the unit in the other of the two ways; and how many the picture made to
+raise the unit raises more, and the other way round.
 
 Controls: random twins of the other network, in which the best match of the same unit is looked for in the same way,
-and the same maps with each picture beside the next one. Any large map that follows brightness or contrast finds its
-like in a random network too, so every unit is held against its own best matches there.
+and the same with pictures exchanged. A unit that follows brightness or contrast finds its like in a random network
+too, so every unit is held against its own best matches there.
 """
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vesalius import figures, stimuli
+from vesalius import figures
 from vesalius.access import record
 from vesalius.data.images import Images, open_images
 from vesalius.dictionaries import Feature
 from vesalius.errors import Inapplicable, VesaliusError
+from vesalius.examples import by_unit
 from vesalius.figures import Figure
+from vesalius.matches import FAMILIES, GRID, best_matches, chance, over_pictures, over_stimuli, spans
 from vesalius.method import method, progress
-from vesalius.metrics import bootstrap, family_wise, require_finite, wilson
+from vesalius.metrics import bootstrap, family_wise, wilson
 from vesalius.model import Model, load
-from vesalius.representations import Correlations, cells
-from vesalius.responses import answers, window
+from vesalius.representations import Correlations
+from vesalius.responses import window
 from vesalius.result import Headline, Result
 from vesalius.visualization import visualise
 from vesalius.visualization.transforms import Transforms
 
-GRID = 7
-"""Cells along each side on which maps of different sizes are compared."""
-BATCH = 16
-FAMILIES = ("rounded_corner", "gabor", "colour_contrast")
-EVERY = 3
-"""One in so many of the families' pictures is asked with."""
 SIDE = 128
 """Pictures are made no larger, and shown at this size, in px."""
 
@@ -58,17 +57,18 @@ class AnalogousFeatures(Result):
     mutual: Int[Tensor, " unit"]
     """1 where the unit is its twin's best match too."""
     chance: Float[Tensor, " unit"]
-    """What any unit's best match passes once in 100 such searches in a random twin of the other network."""
+    """What any of the units' best matches passes once in 100 such searches in a random twin of the other network."""
     random_best: Float[Tensor, "draw unit"]
     """Best correlations with random twins of the other network."""
     random_found: list
     """For each random twin, the share of units whose best match there is mutual and beyond the chance of the rest."""
     exchanged_best: Float[Tensor, " unit"]
-    """Best correlations with the maps of the next picture."""
-    stimulus_correlation: Float[Tensor, " unit"]
-    """Of the twins' answers to the same synthetic stimuli; NaN for a unit that answers all alike."""
-    stimulus_behind: Float[Tensor, " unit"]
-    """Share of the units of the twin's layer that answer more like the unit: 0 is the twin first, .5 is chance."""
+    """Best correlations with what the other network gives for another picture or stimulus."""
+    checked: Float[Tensor, " unit"]
+    """The twins' correlation in the other way, that had no part in the choice; NaN for a unit that never varies."""
+    checked_behind: Float[Tensor, " unit"]
+    """Share of the units of the twin's layer that are more like the unit in that way: 0 is the twin first, .5 is
+    chance."""
     shown: Int[Tensor, " pair"]
     """Places in `units` of the pairs that are drawn."""
     pictures: UInt8[Tensor, "pair two channel side side"]
@@ -99,7 +99,7 @@ class AnalogousFeatures(Result):
                 f"{len(found)} of {count}, {int(self.mutual.sum())} mutual; control: the most in a random twin of it",
             ),
             Headline(
-                "mean correlation of a unit's maps with its best match",
+                f"mean correlation of a unit with its best match, over {self.choices['by']}",
                 self.correlation.mean().item(),
                 control,
                 spread,
@@ -109,7 +109,7 @@ class AnalogousFeatures(Result):
             ),
         ]
         checks = {
-            "answers to synthetic stimuli": self.stimulus_behind[found],
+            f"correlation over {self.choices['checked by']}": self.checked_behind[found],
             "the picture made for the other": self.picture_behind.flatten(),
         }
         for what, shares in checks.items():
@@ -156,7 +156,7 @@ def twins_page(results: list[AnalogousFeatures], *, columns: int = 8) -> Figure:
         figures.histogram(
             {f"with {result.other}": result.correlation, "with its random twins": result.random_best.flatten()},
             title=f"Best match of each unit in {result.other}",
-            x_label="correlation of maps",
+            x_label=f"correlation over {result.choices['by']}",
         )
         for result in results
     ]
@@ -165,9 +165,8 @@ def twins_page(results: list[AnalogousFeatures], *, columns: int = 8) -> Figure:
     gallery = figures.gallery(
         rows,
         title=f"{len(shown)} units of {first.site} and their twins",
-        caption=f"Each picture is made to raise the unit under it. Twins are the units whose maps correlate most "
-        f"(r) over {first.choices['pictures']} pictures; a star where the unit is also its twin's best match and r is "
-        "beyond chance.",
+        caption=f"Each picture is made to raise the unit under it. Twins are the units that correlate most (r) "
+        f"over {first.choices['by']}; a star where the unit is also its twin's best match and r is beyond chance.",
     )
     return figures.group([gallery, *scatters], title="Analogous features")
 
@@ -181,6 +180,7 @@ def analogous_features(
     site: str = "",
     units: list[int] = (),
     other_sites: list[str] = (),
+    by: Literal["pictures", "stimuli"] = "pictures",
     images: str | Images = "shapes",
     n_images: int = 96,
     draws: int = 4,
@@ -191,7 +191,8 @@ def analogous_features(
     """Find the twin of every unit of a layer in another network, and check each by stimuli and by pictures.
 
     `other` is a model or its name; `units` of `site` are matched (all of them if none are named) with every unit of
-    `other_sites` (the other's own layers if none are named). `draws` is how many random twins of the other are
+    `other_sites` (the other's own layers if none are named), `by` their maps over `images` or their answers to
+    synthetic stimuli; the other of the two is the check. `draws` is how many random twins of the other are
     searched too. `pairs` are drawn, with `steps` of optimisation: the units first named, or else those with the best
     twins. Raises VesaliusError for fewer than 16 pictures or two draws, and for a layer that gives NaN.
     """
@@ -208,25 +209,35 @@ def analogous_features(
     if len(pictures) < 16:
         raise VesaliusError(f"analogous_features was given {len(pictures)} pictures; expected 16 or more")
 
-    theirs, exchanged, *random = _correlations(model, second, site, places, pictures, draws, seed)
-    correlation, columns, mutual = _best(theirs, chosen)
-    nulls = [_best(one, chosen) for one in random]
+    streams = {
+        "pictures": partial(over_pictures, model, second, site, pictures=pictures),
+        "stimuli": partial(over_stimuli, model, second, site),
+    }
+    check = next(way for way in streams if way != by)
+    theirs, exchanged, *random = streams[by](places, draws=draws, seed=seed)
+    correlation, columns, mutual = best_matches(theirs, chosen)
+    nulls = [best_matches(one, chosen) for one in random]
     random_best = torch.stack([best for best, _, _ in nulls])
     rest = [torch.arange(draws) != draw for draw in range(draws)]
     random_found = [
-        _found(best, back, _chance(random_best[others])).float().mean().item()
+        _found(best, back, chance(random_best[others])).float().mean().item()
         for (best, _, back), others in zip(nulls, rest)
     ]
     every = [Feature(place, unit) for place in places for unit in range(second.map_shape(place)[0])]
     ours, twins = [Feature(site, unit) for unit in chosen], [every[column] for column in columns.tolist()]
-    agree, behind = _by_stimuli(model, second, ours, twins)
+    searched = list(dict.fromkeys(twin.site for twin in twins))
+    other_way = streams[check](searched, draws=0, seed=seed)[0]
+    agree, behind = _checked(other_way, ours, twins, spans(second, searched))
 
     order = torch.arange(len(chosen)) if units else (correlation + mutual).argsort(descending=True)
     shown = order[: pairs if steps else 0]
     mine, others = [ours[place] for place in shown.tolist()], [twins[place] for place in shown.tolist()]
     made = _made(model, mine, steps, seed), _made(second, others, steps, seed)
-    own, foreign = ((mean, (squares / theirs.count).sqrt()) for mean, squares in zip(theirs.means, theirs.squares))
-    ranks = _by_picture(second, others, made[0], places, *foreign), _by_picture(model, mine, made[1], [site], *own)
+    scales, asked = (theirs, places) if by == "pictures" else (other_way, searched)
+    ranks = (
+        _by_picture(second, others, made[0], *scales.scale(1), spans(second, asked)),
+        _by_picture(model, mine, made[1], *scales.scale(0), spans(model, [site])),
+    )
     return AnalogousFeatures(
         site=site,
         other=second.name,
@@ -235,17 +246,19 @@ def analogous_features(
         twins=torch.tensor([twin.index for twin in twins]),
         correlation=correlation,
         mutual=mutual.int(),
-        chance=_chance(random_best),
+        chance=chance(random_best),
         random_best=random_best,
         random_found=random_found,
-        exchanged_best=_best(exchanged, chosen)[0],
-        stimulus_correlation=agree,
-        stimulus_behind=behind,
+        exchanged_best=best_matches(exchanged, chosen)[0],
+        checked=agree,
+        checked_behind=behind,
         shown=shown,
         pictures=torch.stack(made, 1),
         picture_behind=torch.stack(ranks, 1),
         choices={
             "model": model.name,
+            "by": by,
+            "checked by": check,
             "sites of the other": places,
             "pictures": len(pictures),
             "data": pictures.hash,
@@ -256,82 +269,19 @@ def analogous_features(
     )
 
 
-def _correlations(
-    model: Model, second: Model, site: str, places: list[str], pictures: Images, draws: int, seed: int
-) -> list[Correlations]:
-    """All units of the site with all of the other's: as they are, with the next picture's, and with random twins'.
-
-    The pictures are gone through once, by all networks side by side.
-    """
-    networks = [second, *(second.random_twin(seed + 1 + draw) for draw in range(draws))]
-    found = [Correlations() for _ in range(2 + draws)]
-    streams = zip(*(pictures.batches(one.preprocessing, batch=BATCH) for one in (model, second)))
-    for (_, pixels), (_, other_pixels) in progress(streams, f"maps of {model.name} and {second.name}"):
-        mine = _cells(model, [site], pixels)
-        for number, network in enumerate(networks):
-            theirs = _cells(network, places, other_pixels).flatten(0, 1)
-            found[number and number + 1].add(mine.flatten(0, 1), theirs)
-            if number == 0 and len(mine) > 1:
-                found[1].add(mine.roll(1, 0).flatten(0, 1), theirs)
-    return found
+def _found(best: Tensor, mutual: Bool[Tensor, " unit"], level: Tensor) -> Bool[Tensor, " unit"]:
+    return mutual & (best > level)
 
 
-def _cells(
-    model: Model, sites: list[str], pixels: Float[Tensor, "image channel height width"]
-) -> Float[Tensor, "image cell unit"]:
-    """The maps on a coarse grid, the units of all sites behind each other."""
-    with record(model, sites, stop=True) as acts:
-        model(pixels.to(device=model.device, dtype=model.dtype))
-    return torch.cat([cells(require_finite(acts[site].float().cpu(), site), GRID) for site in sites], -1)
-
-
-def _best(
-    seen: Correlations, chosen: list[int]
-) -> tuple[Float[Tensor, " unit"], Int[Tensor, " unit"], Bool[Tensor, " unit"]]:
-    """The best correlation of each chosen unit, whose it is, and whether it is that one's best too."""
-    table = seen.table()
-    values, columns = table[chosen].max(1)
-    return values, columns, table.argmax(0)[columns] == torch.tensor(chosen)
-
-
-def _chance(random_best: Float[Tensor, "draw unit"]) -> Float[Tensor, " unit"]:
-    """What a search in one more random twin passes, for any of the units, once in 100 times.
-
-    On Fisher's scale: each unit's mean over draws, and the largest that a draw exceeds the mean of the others by.
-    """
-    scores = random_best.clamp(-0.9999, 0.9999).atanh()
-    draws = len(scores)
-    excess = (scores - scores.mean(0)) * draws / (draws - 1)
-    return (scores.mean(0) + family_wise(excess)).tanh()
-
-
-def _found(best: Tensor, mutual: Bool[Tensor, " unit"], chance: Tensor) -> Bool[Tensor, " unit"]:
-    return mutual & (best > chance)
-
-
-def _by_stimuli(
-    model: Model, second: Model, units: list[Feature], twins: list[Feature]
+def _checked(
+    seen: Correlations, units: list[Feature], twins: list[Feature], columns: dict[str, slice]
 ) -> tuple[Float[Tensor, " unit"], Float[Tensor, " unit"]]:
-    """Correlation of twins' answers, and the share of the twin's layer whose answers correlate more."""
-    own = _answers(model, units[0].site)
-    layers: dict[str, Tensor] = {}
-    for site in progress(list(dict.fromkeys(twin.site for twin in twins)), "synthetic stimuli"):
-        seen = Correlations()
-        seen.add(own, _answers(second, site))
-        layers[site] = torch.where(seen.squares[0][:, None] > 0, seen.table(), torch.nan)
-    tables = [layers[twin.site][unit.index] for unit, twin in zip(units, twins)]
-    agree = [table[twin.index] for table, twin in zip(tables, twins)]
-    behind = [(table > value).float().mean() + value * 0 for table, value in zip(tables, agree)]
-    return torch.stack(agree), torch.stack(behind)
-
-
-def _answers(model: Model, site: str) -> Float[Tensor, "stimulus unit"]:
-    """What every unit's middle position gives for the stimuli, drawn in its receptive field."""
-    seen = window(model, site)
-    drawn = [
-        stimuli.named(name).pictures(seen.field, size=seen.size, centre=seen.centre)[::EVERY] for name in FAMILIES
-    ]
-    return answers(model, site, torch.cat(drawn), seen=seen)
+    """The correlation of twins, and the share of the twin's layer that correlates more with the unit."""
+    table = torch.where(seen.squares[0][:, None] > 0, seen.table(), torch.nan)
+    layers = [table[unit.index, columns[twin.site]] for unit, twin in zip(units, twins)]
+    agree = torch.stack([layer[twin.index] for layer, twin in zip(layers, twins)])
+    behind = torch.stack([(layer > value).float().mean() for layer, value in zip(layers, agree)])
+    return agree, torch.where(agree.isnan(), torch.nan, behind)
 
 
 def _made(model: Model, features: list[Feature], steps: int, seed: int) -> UInt8[Tensor, "picture 3 side side"]:
@@ -364,21 +314,24 @@ def _by_picture(
     model: Model,
     features: list[Feature],
     pictures: UInt8[Tensor, "picture 3 side side"],
-    sites: list[str],
     mean: Float[Tensor, " units"],
     sd: Float[Tensor, " units"],
+    columns: dict[str, slice],
 ) -> Float[Tensor, " picture"]:
-    """The share of each feature's layer that the other's picture raises more, at its best cell, in sd over pictures.
+    """The share of each feature's layer that the other's picture, as large as its own field, raises more in their sd.
 
-    `mean` and `sd` are those of the units of all `sites`, behind each other.
+    `mean` and `sd` are those of the units of all sites; `columns` says where each site's are.
     """
-    widths = [model.map_shape(site)[0] for site in sites]
-    scales = dict(zip(sites, zip(mean.split(widths), sd.split(widths))))
-    shares = []
+    shares = [torch.zeros(0)]
     for feature, picture in zip(features, pictures):
-        centre, spread = scales[feature.site]
-        pixels = model.preprocessing.fit(picture.float() / 255)[None]
-        raised = _cells(model, [feature.site], pixels)[0].amax(0) - centre
+        size = min(window(model, feature.site).size, SIDE)
+        pixels = interpolate(picture[None].float() / 255, size=(size, size), mode="bicubic", antialias=True)
+        if model.preprocessing.channels == 1:
+            pixels = pixels.mean(1, keepdim=True)
+        with record(model, feature.site, stop=True) as acts:
+            model(pixels.clamp(0, 1).to(device=model.device, dtype=model.dtype))
+        centre, spread = mean[columns[feature.site]], sd[columns[feature.site]]
+        raised = by_unit(acts[feature.site].float().cpu())[0].amax(-1) - centre
         raised = torch.where(spread > 0, raised / spread, 0.0)
-        shares.append((raised > raised[feature.index]).float().mean())
-    return torch.stack(shares) if shares else torch.zeros(0)
+        shares.append((raised > raised[feature.index]).float().mean()[None])
+    return torch.cat(shares)
