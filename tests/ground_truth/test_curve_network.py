@@ -101,6 +101,12 @@ def test_the_planted_unit_fires_for_two_unlike_things():
     assert (both[:2] > 1).all() and both[2] < 0.05 * both[1]
 
 
+def test_building_it_leaves_the_global_generator_alone():
+    state = torch.get_rng_state()
+    curve_network(shuffle=1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_shuffling_only_renames():
     plain, shuffled = curve_network(), curve_network(shuffle=5)
     assert plain.module.units["curves"] != shuffled.module.units["curves"]

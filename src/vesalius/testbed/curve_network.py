@@ -183,7 +183,8 @@ def _layer(
 
 def _convolution(weight: Tensor, bias: Tensor, *, stride: int) -> nn.Conv2d:
     targets, sources, size, _ = weight.shape
-    convolution = nn.Conv2d(sources, targets, size, stride=stride, padding=(size - 1) // 2)
+    padding = (size - 1) // 2
+    convolution = nn.utils.skip_init(nn.Conv2d, sources, targets, size, stride=stride, padding=padding)
     convolution.weight.data, convolution.bias.data = weight, bias
     return convolution
 
