@@ -5,6 +5,7 @@ import torch
 
 import vesalius as vs
 from vesalius import tuning
+from vesalius.errors import VesaliusError
 from vesalius.testbed import curve_network
 
 QUICK = {"n_images": 48, "sources": 4}
@@ -43,9 +44,14 @@ def test_edges_are_not_curves(network):
 
 def test_a_random_network_has_none(network):
     result = vs.find_curve_detectors(network.random_twin(7), **QUICK)
-    assert len(result.units) == 0
+    assert len(result.units) == 0 and result.twin_candidates == 0
     assert result.headlines()[0].evidence is False
     assert result.figure().to_json()
+
+
+def test_chance_needs_a_twin(network):
+    with pytest.raises(VesaliusError, match="at least one"):
+        vs.find_curve_detectors(network, twins=0)
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vesalius import figures, stimuli, tuning
 from vesalius.data.images import Images, open_images
+from vesalius.errors import VesaliusError
 from vesalius.figures import Figure
 from vesalius.method import method, progress
 from vesalius.metrics import family_wise
@@ -62,8 +63,8 @@ class FindCurveDetectors(Result):
     twin_scores: Float[Tensor, "twin unit"]
     chance: float
     """The score that the best unit of a random-init layer passes once in a hundred times."""
-    twin_candidates: list
-    """How many candidates each random-init twin has, its chance being that of the other twins."""
+    twin_candidates: int
+    """How many candidates one more random-init twin has, by the same rule; it had no part in `chance`."""
     candidates: int
     """How many units passed the first step."""
     coverage: float
@@ -85,7 +86,7 @@ class FindCurveDetectors(Result):
             Headline(
                 f"curve detectors among the {total} units of {self.site}",
                 count,
-                max(self.twin_candidates, default=0),
+                self.twin_candidates,
                 None,
                 count > 0,
                 f"{self.candidates} answer drawn curves, {count} of them photographs too; {octants} of 8 directions; "
@@ -184,27 +185,23 @@ def find_curve_detectors(
 
     `ratio` is how many times a candidate must answer its best curve as strongly as its best line and the opposite
     curve; the examples of the `sources` best candidates are turned about. Chance is the family-wise 1% level of
-    `twins` random-init twins.
-    Raises VesaliusError for a site that does not exist and for an empty set of pictures.
+    `twins` random-init twins; one more twin is judged by it, as the control. Raises VesaliusError for a site that
+    does not exist, for an empty set of pictures, and without twins.
     """
+    if twins < 1:
+        raise VesaliusError(f"{twins} twins were asked for; chance needs at least one, better three")
     site = model.site(site)
     pictures = open_images(images).take(n_images, seed=seed)
     seen = window(model, site)
     drawn = _drawn(seen)
     found, looks = _seen(model, site, pictures, drawn, seen)
     own = _Curves(looks)
-    nulls = [
+    *nulls, judged = [
         _Curves(_seen(model.random_twin(seed + 1 + number), site, pictures, drawn, seen)[1])
-        for number in progress(range(twins), "random-init twins")
+        for number in progress(range(twins + 1), "random-init twins")
     ]
-    null = torch.stack([twin.score for twin in nulls]) if nulls else torch.zeros(0, len(own.score))
-    chance = family_wise(null) if nulls else 0.0
-    others = [null[torch.arange(len(null)) != number] for number in range(len(null))]
-    beaten = [
-        int((twin.selective(ratio) & (twin.score > family_wise(rest))).sum())
-        for twin, rest in zip(nulls, others)
-        if len(rest)
-    ]
+    null = torch.stack([twin.score for twin in nulls])
+    chance = family_wise(null)
 
     candidates = (own.selective(ratio) & (own.score > chance)).nonzero()[:, 0]
     strongest = candidates[own.score[candidates].argsort(descending=True)][:sources]
@@ -227,7 +224,7 @@ def find_curve_detectors(
         scores=own.score,
         twin_scores=null,
         chance=chance,
-        twin_candidates=beaten,
+        twin_candidates=int((judged.selective(ratio) & (judged.score > chance)).sum()),
         candidates=len(candidates),
         coverage=tuning.coverage(own.curve[units]).min().item() if len(units) else 0.0,
         largest_gap=tuning.gaps(own.direction[units]).max().item() if len(units) else 360.0,
