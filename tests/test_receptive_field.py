@@ -99,6 +99,12 @@ def test_weights_that_cancel_hide_nothing():
 def test_a_field_larger_than_the_picture_is_still_found():
     layers = [layer for _ in range(30) for layer in (nn.Conv2d(3, 3, 5, padding=2), nn.ReLU())]
     assert receptive_field(model_of(*layers), "58").size == 1 + 30 * 4
+    wide = nn.Conv2d(3, 3, 7, 16, 3), nn.Conv2d(3, 3, 61, padding=30)
+    assert receptive_field(model_of(*wide), "1") == ReceptiveField(7 + 60 * 16, 16, 0.5)
+
+
+def test_gaps_of_a_dilated_window_count():
+    assert receptive_field(model_of(nn.Conv2d(3, 3, 3, padding=40, dilation=40)), "0").size == 81
 
 
 def test_a_site_without_a_field_says_so():

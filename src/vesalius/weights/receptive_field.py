@@ -7,7 +7,6 @@ right for any path of convolutions and pools, with SAME padding on even strides 
 over the whole picture (squeeze and excitation) are held constant and do not count.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -62,19 +61,17 @@ def receptive_field(model: Model, site: str, *, source: str = "") -> ReceptiveFi
     ReceptiveField(size=11, stride=4, offset=0.5)
     """
     height, width = model.preprocessing.size if model.preprocessing else (224, 224)
-    known = _known.setdefault(model.module, {})
+    known, key = _known.setdefault(model.module, {}), (site, source, height, width)
     for more in GROWTH:
-        if (site, source, height, width) in known:
-            break
-        spans = _spans(model, site, source, (height + more, width + more))
+        spans = None if key in known else _spans(model, site, source, (height + more, width + more))
         if spans is not None:
             size, stride, start = max(spans)
-            known[site, source, height, width] = ReceptiveField(size, stride, start + size / 2)
-    else:
-        raise VesaliusError(
-            f"each position of '{site}' sees all of {source or 'the picture'}; it has no field"
-        )
-    return known[site, source, height, width]
+            known[key] = ReceptiveField(size, stride, start + size / 2)
+        if key in known:
+            return known[key]
+    raise VesaliusError(
+        f"each position of '{site}' sees all of {source or 'the picture'}, however large; it has no field"
+    )
 
 
 _known: WeakKeyDictionary[nn.Module, dict[tuple, ReceptiveField]] = WeakKeyDictionary()
@@ -134,9 +131,16 @@ def _window(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1,
 ) -> Tensor:  # fmt: skip
-    """A convolution, its kernel the mean over the window and over nothing else."""
-    kernel = input.new_full((1, 1, *weight.shape[2:]), 1 / math.prod(weight.shape[2:]))
-    return _all(F.conv2d(input[:, :1], kernel, None, stride, padding, dilation), weight.shape[0])
+    """A convolution, its kernel the mean over all its window spans, rows first and then columns."""
+    maps, gaps, strides = input[:, :1], _pair(dilation), _pair(stride)
+    for axis in (0, 1):
+        shape, step, margin = [1, 1], [1, 1], [0, 0]
+        shape[axis], step[axis] = gaps[axis] * (weight.shape[2 + axis] - 1) + 1, strides[axis]
+        if not isinstance(padding, str):
+            margin[axis] = _pair(padding)[axis]
+        kernel = maps.new_full((1, 1, *shape), 1 / shape[axis])
+        maps = F.conv2d(maps, kernel, None, step, padding if isinstance(padding, str) else margin)
+    return _all(maps, weight.shape[0])
 
 
 def _layer(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -150,6 +154,15 @@ def _joined(tensors: Any, dim: int = 0, **_: Any) -> Tensor:
     return _all(sum(tensor[:, :1] for tensor in tensors), sum(tensor.shape[1] for tensor in tensors))
 
 
+def _each(function: Callable) -> Callable[..., Tensor]:
+    """What does the same to every channel, done once."""
+
+    def run(input: Tensor, *settings: Any, **named: Any) -> Tensor:
+        return _all(function(input[:, :1], *settings, **named), input.shape[1])
+
+    return run
+
+
 def _union(function: Callable) -> Callable[..., Tensor]:
     """A sum, difference or product: it sees what either map sees."""
 
@@ -160,6 +173,10 @@ def _union(function: Callable) -> Callable[..., Tensor]:
         return _all(sum(maps), shape[1]) if maps else function(*operands, **kwargs)
 
     return run
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return tuple(value) if isinstance(value, tuple | list) else (value, value)
 
 
 def _all(one: Tensor, channels: int) -> Tensor:
@@ -181,6 +198,8 @@ _FOOTPRINT: Mapping[Any, Callable] = {
     **{function: _union(function) for function in _BINARY},
     F.conv2d: _window,
     F.linear: _layer,
+    **{pool: _each(LINEAR[pool]) for pool in (F.max_pool2d, torch.max_pool2d)},
+    F.avg_pool2d: _each(F.avg_pool2d),
     F.batch_norm: lambda input, *_, **__: input,
     torch.cat: _joined,
     torch.concat: _joined,
