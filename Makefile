@@ -54,4 +54,6 @@ $(VENV)/.docs: $(VENV)/.installed
 .bench/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .bench
 	.bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[hf]' transformer-lens==4.3.0
+	.bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torch-lucent==0.1.8 kornia==0.4.1 torchvision==0.28.0 \
+		future decorator ipython traitlets scikit-learn scipy joblib threadpoolctl narwhals
 	touch $@

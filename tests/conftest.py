@@ -28,3 +28,10 @@ def small_network(tmp_path_factory) -> Path:
     (folder / "card.json").write_text(json.dumps({"name": "small", "title": "untrained", "shape": shape}))
     shutil.copy(Path(vesalius.zoo.__file__).parent / "tokenizer.json", folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def a_cache_of_its_own(request, tmp_path_factory, monkeypatch):
+    """Nothing that an earlier test or the user kept is found, but by tests of real networks, which fetch once."""
+    if not any(request.node.get_closest_marker(name) for name in ("real", "inceptionv1")):
+        monkeypatch.setenv("VESALIUS_CACHE", str(tmp_path_factory.mktemp("cache")))
