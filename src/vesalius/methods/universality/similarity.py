@@ -62,7 +62,7 @@ class Similarity(Result):
         for number, measure in enumerate(MEASURES):
             value = _best(self.values[number]).item()
             twins = family_wise(_best(self.twins[:, number]), level=0.01 / len(MEASURES))
-            control = max(twins, _best(self.exchanged[number]).item())
+            control = min(max(twins, _best(self.exchanged[number]).item()), 1.0)
             interval = tuple(self.cka_interval) if measure == "CKA" else None
             stands = (interval[0] if interval else value) > control
             partners = ", ".join(self.other_layers[i] for i in self.values[number].argmax(1).tolist())
