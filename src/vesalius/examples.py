@@ -54,7 +54,9 @@ def activations(
 
     The networks, a model and its twins, read the same pixels, so that a picture is opened once.
     """
-    for numbers, pixels in pictures.batches(models[0].preprocessing, batch=batch):
+    preprocessing = models[0].preprocessing
+    assert preprocessing is not None, "a method of pictures needs images"
+    for numbers, pixels in pictures.batches(preprocessing, batch=batch):
         yield torch.as_tensor(numbers), [_value(model, site, pixels) for model in models]
 
 
@@ -124,6 +126,7 @@ def crops(
 
     The whole picture without a `field`, as in late layers and transformers.
     """
+    assert model.preprocessing is not None, "a method of pictures needs images"
     columns = model.map_shape(site)[-1]
     side = model.preprocessing.size if field is None else (field.size, field.size)
     shown = torch.full((len(examples), model.preprocessing.channels, *side), GREY)

@@ -40,6 +40,9 @@ ARCHITECTURE = Architecture(
 class ToySuperposition(nn.Module):
     """x̂ = ReLU(x W Wᵀ + b); `density` and `importance` say for which features it is meant."""
 
+    density: Tensor
+    importance: Tensor
+
     def __init__(
         self,
         weight: Float[Tensor, "feature hidden"],

@@ -251,6 +251,7 @@ def _contributions(
 
     A picture that is an example of several features is run once up to `below`, and from there on once for each.
     """
+    assert model.preprocessing is not None, "a method of pictures needs images"
     site, (count, examples) = features[0].site, top.examples.shape
     order = top.examples.flatten().argsort(stable=True)
     parts = []
