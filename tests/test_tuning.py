@@ -103,6 +103,11 @@ def test_a_turn_permutes_a_family():
     assert torch.equal(target[~among], torch.arange(24)[~among]) and score[~among].isnan().all()
 
 
+def test_a_family_without_members_stays_where_it_is():
+    target, score = tuning.permutation(bumps([0.0, 90.0]), degrees=90, among=torch.zeros(2, dtype=torch.bool))
+    assert target.tolist() == [0, 1] and score.isnan().all()
+
+
 def test_smoothing_keeps_the_mean():
     curve = torch.zeros(2, 72)
     curve[:, 5] = 1.0

@@ -115,6 +115,8 @@ def cross_correlation(
     first: Float[Tensor, "unit angle"], second: Float[Tensor, "other angle"]
 ) -> Float[Tensor, "unit other angle"]:
     """Pearson correlation of every first curve, moved by 0, 1, 2 … points, with every second one; -1..1."""
+    if not len(first) or not len(second):  # which a Fourier transform refuses
+        return first.new_zeros(len(first), len(second), first.shape[-1])
     spectra = [torch.fft.rfft(_standard(curves)) for curves in (first, second)]
     product = spectra[0].conj()[:, None] * spectra[1][None]
     return torch.fft.irfft(product, n=first.shape[-1])
@@ -134,7 +136,8 @@ def permutation(
     moved = round(degrees * count / 360) % count
     match = cross_correlation(curves[members], curves[members])[..., moved].nan_to_num(-1.0)
     target, score = torch.arange(len(curves)), torch.full((len(curves),), torch.nan, dtype=curves.dtype)
-    target[members], score[members] = members[match.argmax(1)], match.amax(1)
+    if len(members):
+        target[members], score[members] = members[match.argmax(1)], match.amax(1)
     return target, score
 
 
