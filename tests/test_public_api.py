@@ -8,9 +8,9 @@ import pytest
 import vesalius as vs
 
 PUBLIC = [
-    "Dictionary", "Feature", "Headline", "Method", "Model", "Preprocessing", "Recording", "Result", "Site", "Study", "VesaliusError",
-    "add", "at", "clamp", "direction", "dissect", "dossier", "freeze", "intervene", "load", "mean", "method", "methods", "neurons",
-    "patch", "project_out", "record", "resample", "set_to", "sites_of", "zero",
+    "Dictionary", "Feature", "Headline", "Method", "Model", "Preprocessing", "Recording", "Result", "Site", "Study",
+    "VesaliusError", "add", "at", "clamp", "direction", "dissect", "dossier", "freeze", "intervene", "load", "mean",
+    "method", "methods", "neurons", "patch", "project_out", "record", "resample", "set_to", "sites_of", "zero",
 ]  # fmt: skip
 
 
