@@ -417,7 +417,7 @@ def home(tmp_path, monkeypatch):
 
 
 def test_nothing_is_fetched_unless_asked(home, tmp_path):
-    with pytest.raises(VesaliusError, match=r"'net' is not on this computer; pass download=True"):
+    with pytest.raises(VesaliusError, match=r"'net' is not on this computer; download=True"):
         fetched(home, name="net", download=False)
     path = fetched(home, name="net", download=True)
     assert (

@@ -88,7 +88,7 @@ def method(*, needs: Iterable[str] = ()) -> Callable[[Callable[..., Result]], Ca
                     f"{name} was given a {type(model).__name__}; expected a Model, as vs.load or vs.Model give"
                 )
             missing = needed - model.kinds
-            if missing == {"images"}:
+            if missing == {"images"} and "tokens" not in model.kinds:
                 model.map_shape("")  # says what to give
             if missing:
                 raise VesaliusError(

@@ -58,8 +58,8 @@ def fetched(source: Source, *, name: str, download: bool) -> Path:
         )
     if not download:
         raise VesaliusError(
-            f"'{name}' is not on this computer; pass download=True to fetch {source.file} from {source.home}, "
-            "or weights=PATH if you have it"
+            f"'{name}' is not on this computer; download=True, or vesalius fetch {name}, brings {source.file} from "
+            f"{source.home}, and weights=PATH opens your own copy"
         )
     with TemporaryDirectory() as folder:
         got = fetch(source, Path(folder))
