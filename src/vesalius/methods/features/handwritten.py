@@ -103,8 +103,9 @@ class Handwritten(Result):
         return max(family_wise(control.clamp(min=-1)) for control in (self.dealt, self.untrained))
 
     def headlines(self) -> list[Headline]:
+        lost = "share of errors" if self.metric == "accuracy" else self.metric
         note = (
-            f"{len(self.units)} units, {self.choices['ablation']} ablation; {self.metric}: original "
+            f"{len(self.units)} units, {self.choices['ablation']} ablation; {lost}: original "
             f"{self.loss['original']:.3g}, ablated {self.loss['ablated']:.3g}, "
             f"handwritten {self.loss['handwritten']:.3g}"
         )
@@ -208,10 +209,10 @@ def handwritten(
 
     `others` are the addresses of the rest of the family (None: units of the layer that answer drawn curves as the
     feature does, turned). Ablated units are held at their mean; at zero, most of what any unit of the same mean
-    recovers is that mean, as the controls then show. The `metric` is accuracy where the pictures have the network's labels, else the divergence
-    of its output from the original in nats, else 1 - cosine. Half of the pictures calibrate the handwritten
-    units, the rest is measured. `steps` is how long pictures are optimised. Raises VesaliusError for a feature that
-    is no unit or has no maps, and for fewer than four pictures.
+    recovers is that mean, as the controls then show. The `metric` is accuracy where the pictures have the
+    network's labels, else the divergence of its output from the original in nats, else 1 - cosine. Half of the
+    pictures calibrate the handwritten units, the rest is measured. `steps` is how long pictures are optimised.
+    Raises VesaliusError for a feature that is no unit or has no maps, and for fewer than four pictures.
 
     >>> from vesalius.testbed import curve_network
     >>> result = handwritten(curve_network(), "curves[3]", n_images=16, steps=2)
