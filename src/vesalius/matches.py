@@ -25,7 +25,9 @@ GRID = 7
 """Cells along each side on which maps of different sizes are compared."""
 BATCH = 16
 FAMILIES = ("rounded_corner", "gabor", "colour_contrast")
-EVERY = 3
+LEVEL = 0.01
+"""How often a search of a random network may pass what counts as chance."""
+EVERY = 5
 """One in so many of the families' pictures is asked with."""
 
 
@@ -75,12 +77,15 @@ def best_matches(
 def chance(random_best: Float[Tensor, "draw unit"]) -> Float[Tensor, " unit"]:
     """What a search in one more random twin passes, for any of the units, once in 100 times.
 
-    On Fisher's scale: each unit's mean over draws, and the largest that a draw exceeds the mean of the others by.
+    On Fisher's scale: each unit's mean over draws, and above it the larger of two levels: what the largest excess of
+    a draw over the mean of the others passes, and what normal excesses with the sd of all of them do.
     """
     scores = random_best.clamp(-0.9999, 0.9999).atanh()
-    draws = len(scores)
+    draws, units = scores.shape
     excess = (scores - scores.mean(0)) * draws / (draws - 1)
-    return (scores.mean(0) + family_wise(excess)).tanh()
+    tail = torch.tensor(1 - LEVEL / units, dtype=torch.float64)
+    normal = torch.special.ndtri(tail) * excess.square().mean().sqrt()
+    return (scores.mean(0) + max(family_wise(excess, level=LEVEL), normal.item())).tanh()
 
 
 def spans(model: Model, sites: list[str]) -> dict[str, slice]:

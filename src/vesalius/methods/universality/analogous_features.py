@@ -37,10 +37,11 @@ from vesalius.representations import Correlations
 from vesalius.responses import window
 from vesalius.result import Headline, Result
 from vesalius.visualization import visualise
+from vesalius.visualization.objectives import centre, spatial
 from vesalius.visualization.transforms import Transforms
 
-SIDE = 128
-"""Pictures are made no larger, and shown at this size, in px."""
+SIDE, LARGEST = 96, 144
+"""Pictures are kept at the first of these sizes and made no larger than the second, in px."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class AnalogousFeatures(Result):
                 len(found) / count,
                 expected,
                 interval,
-                len(found) > 0 and interval[0] > expected,
+                len(found) > min(1, count - 1) and interval[0] > expected,  # one of several may be by chance
                 f"{len(found)} of {count}, {int(self.mutual.sum())} mutual; control: the most in a random twin of it",
             ),
             Headline(
@@ -124,29 +125,29 @@ class AnalogousFeatures(Result):
         return twins_page([self])
 
 
-def twins_page(results: list[AnalogousFeatures], *, columns: int = 8) -> Figure:
+def twins_page(results: list[AnalogousFeatures], *, columns: list[str] | None = None) -> Figure:
     """Units of one layer beside their twins in one or several other networks, a row for each network.
 
-    The results are about the same units; the columns are those drawn in the first.
+    The results are about the same units; those drawn in the first are shown, under headings if `columns` are given.
     """
     first = results[0]
-    shown = first.shown[:columns].tolist()
+    shown = first.shown.tolist()
     rows = [
         {
             "label": f"{first.choices['model']}, {first.site}",
-            "pictures": [first.pictures[pair, 0] for pair in range(len(shown))],
+            "pictures": list(_middle(first.pictures[:, 0])),
             "texts": [f"{first.site}[{first.units[place]}]" for place in shown],
         }
     ]
     for result in results:
-        drawn = dict(zip(result.shown.tolist(), result.pictures[:, 1]))
+        drawn = dict(zip(result.shown.tolist(), _middle(result.pictures[:, 1])))
         beyond = set(result.found)
         rows.append(
             {
                 "label": result.other,
                 "pictures": [drawn.get(place) for place in shown],
                 "texts": [
-                    f"{result.twin_sites[place]}[{result.twins[place]}], r {result.correlation[place]:.2f}"
+                    f"{result.twin_sites[place]}[{result.twins[place]}] r {result.correlation[place]:.2f}"
                     + (" ★" if place in beyond else "")
                     for place in shown
                 ],
@@ -165,8 +166,10 @@ def twins_page(results: list[AnalogousFeatures], *, columns: int = 8) -> Figure:
     gallery = figures.gallery(
         rows,
         title=f"{len(shown)} units of {first.site} and their twins",
-        caption=f"Each picture is made to raise the unit under it. Twins are the units that correlate most (r) "
-        f"over {first.choices['by']}; a star where the unit is also its twin's best match and r is beyond chance.",
+        columns=columns,
+        caption="Each picture is made to raise the unit named under it; its middle two thirds are shown. Twins are "
+        f"the units that correlate most (r) over {first.choices['by']}; a star where the unit is also its twin's best "
+        "match and r is beyond chance.",
     )
     return figures.group([gallery, *scatters], title="Analogous features")
 
@@ -269,6 +272,11 @@ def analogous_features(
     )
 
 
+def _middle(pictures: UInt8[Tensor, "picture 3 side side"]) -> Tensor:
+    edge = SIDE // 6
+    return pictures[..., edge:-edge, edge:-edge]
+
+
 def _found(best: Tensor, mutual: Bool[Tensor, " unit"], level: Tensor) -> Bool[Tensor, " unit"]:
     return mutual & (best > level)
 
@@ -293,12 +301,14 @@ def _made(model: Model, features: list[Feature], steps: int, seed: int) -> UInt8
     for site in dict.fromkeys(feature.site for feature in features):
         chosen = [place for place, feature in enumerate(features) if feature.site == site]
         seen = window(model, site)
-        size = None if model.preprocessing.fixed else min(seen.size, SIDE)
+        size = None if model.preprocessing.fixed else min(seen.size, LARGEST)
         jitter = max(2, seen.field // 10) if size else 8
+        middle = centre
+        if size == seen.size and seen.position is not None:
+            middle = partial(spatial, row=seen.position, column=seen.position)
         images = visualise(
             model,
-            [features[place] for place in chosen],
-            objective="centre",
+            [middle(features[place]) for place in chosen],
             transforms=Transforms((jitter, jitter // 2), (1, 0.975, 1.025, 0.95, 1.05)),
             size=size,
             steps=steps,
@@ -324,14 +334,14 @@ def _by_picture(
     """
     shares = [torch.zeros(0)]
     for feature, picture in zip(features, pictures):
-        size = min(window(model, feature.site).size, SIDE)
+        size = min(window(model, feature.site).size, LARGEST)
         pixels = interpolate(picture[None].float() / 255, size=(size, size), mode="bicubic", antialias=True)
         if model.preprocessing.channels == 1:
             pixels = pixels.mean(1, keepdim=True)
         with record(model, feature.site, stop=True) as acts:
             model(pixels.clamp(0, 1).to(device=model.device, dtype=model.dtype))
-        centre, spread = mean[columns[feature.site]], sd[columns[feature.site]]
-        raised = by_unit(acts[feature.site].float().cpu())[0].amax(-1) - centre
+        level, spread = mean[columns[feature.site]], sd[columns[feature.site]]
+        raised = by_unit(acts[feature.site].float().cpu())[0].amax(-1) - level
         raised = torch.where(spread > 0, raised / spread, 0.0)
         shares.append((raised > raised[feature.index]).float().mean()[None])
     return torch.cat(shares)
