@@ -15,7 +15,7 @@ from vesalius.errors import VesaliusError
 from vesalius.files import whole
 
 STATIC = Path(__file__).parent / "static"
-SUFFIXES = (".html", ".png", ".pdf", ".svg")
+SUFFIXES = (".html", ".png", ".webp", ".pdf", ".svg")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Figure:
         return page(placeholder(self), title=self.title)
 
     def save(self, path: str | Path) -> Path:
-        """Write the figure as `.html`, or its static twin as `.png`, `.pdf` or `.svg`."""
+        """Write the figure as `.html`, or its static twin as `.png`, `.webp` (small), `.pdf` or `.svg`."""
         path = Path(path)
         if path.suffix not in SUFFIXES:
             raise VesaliusError(f"a figure was to be saved as '{path.name}'; expected {', '.join(SUFFIXES)}")

@@ -57,7 +57,7 @@ SIZES: dict[str, Callable[[Data], tuple[float, float]]] = {
 
 
 def draw(figure: Figure, path: Path) -> None:
-    """Draw `figure` into a `.png`, `.pdf` or `.svg` file."""
+    """Draw `figure` into a `.png`, `.webp`, `.pdf` or `.svg` file."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Sheet
@@ -69,7 +69,7 @@ def draw(figure: Figure, path: Path) -> None:
         FigureCanvasAgg(sheet)
         _compose(figure, sheet.subfigures(1, 1, squeeze=False)[0, 0])
         undated = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".png": {"Software": None}}
-        sheet.savefig(path, dpi=200, metadata=undated[path.suffix])
+        sheet.savefig(path, dpi=120 if path.suffix == ".webp" else 200, metadata=undated.get(path.suffix))
 
 
 def _compose(figure: Figure, sheet: "SubFigure") -> None:
