@@ -252,7 +252,7 @@ def test_static_twin(kind, tmp_path):
     assert path.read_text(encoding="utf-8").count("<svg") == 1
 
 
-@pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".pdf", ".svg"])
 def test_static_twin_repeats(suffix, tmp_path):
     pytest.importorskip("matplotlib")
     figure = every()["bars"]

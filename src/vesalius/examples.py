@@ -54,9 +54,7 @@ def activations(
 
     The networks, a model and its twins, read the same pixels, so that a picture is opened once.
     """
-    preprocessing = models[0].preprocessing
-    assert preprocessing is not None, "a method of pictures needs images"
-    for numbers, pixels in pictures.batches(preprocessing, batch=batch):
+    for numbers, pixels in pictures.batches(models[0].pictures, batch=batch):
         yield torch.as_tensor(numbers), [_value(model, site, pixels) for model in models]
 
 
@@ -89,7 +87,7 @@ def field_of(model: Model, site: str) -> ReceptiveField | None:
         field = receptive_field(model, site)
     except VesaliusError:  # it says so of a site that sees all
         return None
-    return field if field.size < min(model.preprocessing.size) else None
+    return field if field.size < min(model.pictures.size) else None
 
 
 def places(
@@ -104,7 +102,7 @@ def places(
     if field is None or where == "all":
         return positions
     boxes = torch.tensor([field.box(*divmod(position, columns)) for position in positions.tolist()])
-    height, width = model.preprocessing.size
+    height, width = model.pictures.size
     inside = (boxes[:, :2] >= 0).all(1) & (boxes[:, 2] <= height) & (boxes[:, 3] <= width)
     if not inside.any():
         raise VesaliusError(
@@ -126,13 +124,12 @@ def crops(
 
     The whole picture without a `field`, as in late layers and transformers.
     """
-    assert model.preprocessing is not None, "a method of pictures needs images"
     columns = model.map_shape(site)[-1]
-    side = model.preprocessing.size if field is None else (field.size, field.size)
-    shown = torch.full((len(examples), model.preprocessing.channels, *side), GREY)
+    side = model.pictures.size if field is None else (field.size, field.size)
+    shown = torch.full((len(examples), model.pictures.channels, *side), GREY)
     outside = torch.zeros(len(examples))
     for number, (example, position) in enumerate(zip(examples, positions, strict=True)):
-        picture = pictures.fitted(example, model.preprocessing)
+        picture = pictures.fitted(example, model.pictures)
         if field is None:
             shown[number] = picture
             continue

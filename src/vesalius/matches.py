@@ -40,7 +40,7 @@ def over_pictures(
     """
     networks = _with_twins(second, draws, seed)
     theirs, exchanged, *random = found = [Correlations() for _ in range(2 + draws)]
-    streams = zip(*(pictures.batches(one.preprocessing, batch=BATCH) for one in (model, second)))
+    streams = zip(*(pictures.batches(one.pictures, batch=BATCH) for one in (model, second)))
     for (_, pixels), (_, other_pixels) in progress(streams, f"maps of {model.name} and {second.name}"):
         mine = _on_cells(model, [site], pixels)
         for network, seen in zip(networks, [theirs, *random]):

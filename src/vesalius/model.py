@@ -243,7 +243,7 @@ class Model:
         from vesalius.data.images import open_images
 
         found = open_images(pictures)
-        fitted = [self._pictures().fit(found[number]) for number in range(len(found))]
+        fitted = [self.pictures.fit(found[number]) for number in range(len(found))]
         return torch.stack(fitted).to(device=self.device, dtype=self.dtype)
 
     def layer_sites(self) -> list[str]:
@@ -262,11 +262,10 @@ class Model:
 
         `size` is the picture's height and width, the network's own if left out.
         """
-        preprocessing = self._pictures()
-        height, width = size or preprocessing.size
+        height, width = size or self.pictures.size
         key = (str(Site.parse(site)), height, width)
         if key not in self._map_shapes:
-            blank = torch.full((1, preprocessing.channels, height, width), 0.5, device=self.device)
+            blank = torch.full((1, self.pictures.channels, height, width), 0.5, device=self.device)
             with torch.no_grad(), record(self, site, stop=True) as acts:
                 self(blank.to(self.dtype))
             (value,) = acts.values()
@@ -277,7 +276,9 @@ class Model:
     def _map_shapes(self) -> dict[tuple[str, int, int], tuple[int, ...]]:
         return {}
 
-    def _pictures(self) -> Preprocessing:
+    @property
+    def pictures(self) -> Preprocessing:
+        """What a picture is to the network: its `preprocessing`. Raises VesaliusError if it has none."""
         if self.preprocessing is None:
             raise VesaliusError(
                 f"{self.name} has no preprocessing, so it is not known what a pixel means to it; "
@@ -395,11 +396,12 @@ class Model:
         return {"input_ids": ids} if mask is None else {"input_ids": ids, "attention_mask": mask}
 
 
-def _recalibrate(model: Model, norms: list[nn.Module], generator: torch.Generator) -> None:
+def _recalibrate(
+    model: Model, norms: list[nn.BatchNorm1d | nn.BatchNorm2d], generator: torch.Generator
+) -> None:
     """Give batch norms the mean and variance of what reaches them when the network sees smooth noise."""
-    assert model.preprocessing is not None
-    coarse = torch.rand((8, model.preprocessing.channels, 16, 16), generator=generator)
-    pixels = nn.functional.interpolate(coarse, size=model.preprocessing.size, mode="bilinear")
+    coarse = torch.rand((8, model.pictures.channels, 16, 16), generator=generator)
+    pixels = nn.functional.interpolate(coarse, size=model.pictures.size, mode="bilinear")
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
@@ -457,7 +459,9 @@ def _read(name: str, weights: str | Path | None, dtype: torch.dtype, download: b
         return other_libraries.read(name, download=download)
     if weights is not None:
         known = ", ".join(published.NETWORKS)
-        raise VesaliusError(f"weights were given for '{name}', which is no published network; those are {known}")
+        raise VesaliusError(
+            f"weights were given for '{name}', which is no published network; those are {known}"
+        )
     if name.startswith("zoo/"):
         return zoo.read(name)
     if (path / "card.json").is_file():

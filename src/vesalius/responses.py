@@ -84,8 +84,8 @@ def window(model: Model, site: str) -> Window:
     (16, 20)
     """
     field = field_of(model, site)
-    height, width = model.preprocessing.size
-    if field is None or model.preprocessing.fixed:
+    height, width = model.pictures.size
+    if field is None or model.pictures.fixed:
         size, shape = min(height, width), model.map_shape(site)
         if len(shape) < 3:
             return Window(size, size, 0, None, (size - 1) / 2)
@@ -108,7 +108,7 @@ def answers(
 ) -> Float[Tensor, "picture unit"]:
     """The activation of every unit of a site at the window's position, for pictures of the window's size."""
     given = []
-    for part in _fitted(pictures, model.preprocessing.channels).split(batch):
+    for part in _fitted(pictures, model.pictures.channels).split(batch):
         value = _recorded(model, site, part)
         if value.dim() == 4:
             value = value[:, :, seen.position, seen.position]
@@ -126,14 +126,13 @@ def survey(
     moments = top = None
     columns = first = 0
     field = field_of(model, site)
-    assert model.preprocessing is not None
-    for numbers, pixels in progress(pictures.batches(model.preprocessing, batch=16), f"pictures at {site}"):
+    for numbers, pixels in progress(pictures.batches(model.pictures, batch=16), f"pictures at {site}"):
         value = _recorded(model, site, pixels)
         if feature is not None and feature.read is not None:
             value = torch.cat(
                 [value, feature.value(value).unsqueeze(1 if value.dim() == 4 else -1)], _axis(value)
             )
-        inner, first = _inner(value, field, model.preprocessing.size)
+        inner, first = _inner(value, field, model.pictures.size)
         columns = inner.shape[-1] if inner.dim() == 4 else 1
         every, among = by_unit(value), by_unit(inner)
         if moments is None or top is None:
@@ -160,7 +159,7 @@ def best_crops(
     for example, place in zip(
         found.top.examples[unit][kept].tolist(), found.top.positions[unit][kept].tolist()
     ):
-        picture = model.preprocessing.fit(pictures[example])
+        picture = model.pictures.fit(pictures[example])
         if field is None:
             shown.append(picture[:, : seen.size, : seen.size])
             continue

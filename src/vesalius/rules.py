@@ -37,6 +37,12 @@ class Unit:
     orientation: float | None = None
     period: float = 360.0
 
+    @property
+    def facing(self) -> float:
+        """The orientation of a unit that has one."""
+        assert self.orientation is not None, f"{self.family} faces nowhere"
+        return self.orientation
+
     def __str__(self) -> str:
         return self.family if self.orientation is None else f"{self.family} {self.orientation:g}°"
 
@@ -56,7 +62,7 @@ def edges(
     """Gabor filters of odd phase on pixels: bright on the side the unit faces, dark on the other, Σ|w| = 1."""
 
     def kernel(target: Unit, x: Tensor, y: Tensor) -> Tensor:
-        across = _along(x, y, target.orientation)
+        across = _along(x, y, target.facing)
         return torch.sin(2 * math.pi * across / wavelength) * torch.exp(-(x**2 + y**2) / (2 * width**2))
 
     kernels = torch.stack([kernel(target, *_grid(size, 1.0)) for target in targets])
@@ -83,15 +89,15 @@ def contour(
     """
 
     def kernel(target: Unit, source: Unit, x: Tensor, y: Tensor) -> Tensor:
-        facing = math.radians(target.orientation)
+        facing = math.radians(target.facing)
         if math.isinf(radius):
-            off, normal = _along(x, y, target.orientation), torch.full_like(x, target.orientation)
+            off, normal = _along(x, y, target.facing), torch.full_like(x, target.facing)
         else:
             x_c, y_c = x + radius * math.cos(facing), y + radius * math.sin(facing)  # from the arc's centre
             off, normal = torch.hypot(x_c, y_c) - radius, torch.rad2deg(torch.atan2(y_c, x_c))
         ridge = torch.exp(-(off**2) / (2 * width**2) - (x**2 + y**2) / (2 * reach**2))
         period = min(target.period, source.period)
-        return ridge * over_difference(profile, source.orientation - normal, period=period)
+        return ridge * over_difference(profile, source.facing - normal, period=period)
 
     return _written(targets, sources, kernel, size=size, stride=stride)
 
@@ -104,7 +110,7 @@ def ring(
     def kernel(target: Unit, source: Unit, x: Tensor, y: Tensor) -> Tensor:
         off, normal = torch.hypot(x, y) - radius, torch.rad2deg(torch.atan2(y, x)) + 180.0 * inward
         return torch.exp(-(off**2) / (2 * width**2)) * over_difference(
-            CURVES, source.orientation - normal, period=source.period
+            CURVES, source.facing - normal, period=source.period
         )
 
     return _written([Unit("ring")], sources, kernel, size=size, stride=stride)
@@ -116,7 +122,7 @@ def sides(
     """The first source on the side the unit faces, the second on the other; each inhibits where the other excites."""
 
     def kernel(target: Unit, source: Unit, x: Tensor, y: Tensor) -> Tensor:
-        across = _along(x, y, target.orientation) / reach
+        across = _along(x, y, target.facing) / reach
         sign = 1.0 if source == sources[0] else -1.0
         return sign * across * torch.exp(-(x**2 + y**2) / (2 * reach**2))
 

@@ -49,7 +49,7 @@ class Transplant:
         """What stands in for the natural units' maps of as many rows and columns; differentiable."""
         sides = [max(1, round(side * self.magnified)) for side in pixels.shape[2:]]
         seen = F.interpolate(pixels, size=sides, mode="bilinear", antialias=True)
-        channels = self.model.preprocessing.channels
+        channels = self.model.pictures.channels
         if channels != pixels.shape[1]:
             seen = seen.mean(1, keepdim=True).expand(-1, channels, -1, -1)
         with record(self.model, self.site, stop=True, gradients=True) as acts:

@@ -227,7 +227,9 @@ def _tensor(pictures: Tensor) -> Images:
     return Images(
         [f"picture {number}" for number in range(len(whole))],
         read,
-        digest=lambda: hashlib.sha256(whole.contiguous().flatten().view(torch.uint8).numpy()).hexdigest(),
+        digest=lambda: hashlib.sha256(
+            whole.contiguous().flatten().view(torch.uint8).numpy().data
+        ).hexdigest(),
         source="a tensor",
     )
 

@@ -146,6 +146,7 @@ def random_games(size: int, count: int, *, seed: int = 0, labels: bool = False, 
     moves, boards, legal = (
         torch.from_numpy(np.concatenate(part)) if part[0] is not None else None for part in zip(*parts)
     )
+    assert moves is not None
     return Games(size, moves, boards, legal)
 
 
@@ -156,7 +157,7 @@ def _kept(
     left = count
     while left > 0:
         moves, boards, legal = _played(rules, batch, generator, labels)
-        yield tuple(None if part is None else part[:left] for part in (moves, boards, legal))
+        yield _of(moves, boards, legal, games=slice(left))
         left -= len(moves)
 
 
@@ -183,7 +184,13 @@ def _played(
         if ply < plies - 1:
             going = open_squares.any(1)
             alive, mine, theirs, open_squares = alive[going], mine[going], theirs[going], open_squares[going]
-    return tuple(None if part is None else part[alive] for part in (moves, boards, legal))
+    return _of(moves, boards, legal, games=alive)
+
+
+def _of(
+    moves: ndarray, boards: ndarray | None, legal: ndarray | None, *, games: slice | ndarray
+) -> tuple[ndarray, ndarray | None, ndarray | None]:
+    return moves[games], None if boards is None else boards[games], None if legal is None else legal[games]
 
 
 def _picked(allowed: Bool[ndarray, "game square"], generator: torch.Generator) -> ndarray:

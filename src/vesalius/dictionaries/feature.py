@@ -56,7 +56,8 @@ class Feature:
         axis = channel_axis(acts)
         width = acts.shape[axis]
         if self.read is not None:
-            return torch.tensordot(acts, self.vector(width).to(acts), dims=([axis], [0]))
+            return torch.tensordot(acts.movedim(axis, -1), self.vector(width).to(acts), dims=1)
+        assert self.index is not None  # as __post_init__ has made sure
         if not 0 <= self.index < width:
             raise VesaliusError(f"{self} is beyond the {width} units of '{self.site}'")
         return acts.select(axis, self.index)

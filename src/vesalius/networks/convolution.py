@@ -73,6 +73,11 @@ class LocalResponseNorm(nn.Module):
     The four numbers are buffers, since a published graph holds them beside its weights.
     """
 
+    depth_radius: Tensor
+    bias: Tensor
+    alpha: Tensor
+    beta: Tensor
+
     def __init__(self, *, depth_radius: int, bias: float, alpha: float, beta: float) -> None:
         super().__init__()
         self.register_buffer("depth_radius", tensor(depth_radius))

@@ -34,6 +34,7 @@ class PlainNetwork(nn.ModuleDict):
         for part in self.children():
             if isinstance(part, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(part.weight, nonlinearity="relu", generator=generator)
+                assert part.bias is not None
                 nn.init.zeros_(part.bias)
 
     def forward(self, pixels: Maps) -> Float[Tensor, "batch class"]:

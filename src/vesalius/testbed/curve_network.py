@@ -185,6 +185,7 @@ def _convolution(weight: Tensor, bias: Tensor, *, stride: int) -> nn.Conv2d:
     targets, sources, size, _ = weight.shape
     padding = (size - 1) // 2
     convolution = nn.utils.skip_init(nn.Conv2d, sources, targets, size, stride=stride, padding=padding)
+    assert isinstance(convolution, nn.Conv2d)
     convolution.weight.data, convolution.bias.data = weight, bias
     return convolution
 

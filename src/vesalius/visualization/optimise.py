@@ -102,7 +102,7 @@ def visualise(
     >>> seen.images.shape, bool((seen.history[-1] > seen.history[0]).all())
     (torch.Size([2, 3, 16, 16]), True)
     """
-    shape, channels = _size(model, size), _channels(model)
+    shape, channels = _size(model, size), model.pictures.channels
     matrix = colours.usual(channels) if colour is None else colour
     if matrix.shape[0] != channels:
         raise VesaliusError(
@@ -135,20 +135,10 @@ def visualise(
 
 
 def _size(model: Model, size: int | tuple[int, int] | None) -> tuple[int, int]:
-    if model.preprocessing is None:
-        raise VesaliusError(
-            f"{model.name} has no preprocessing, so it is not known what a pixel means to it; "
-            "give vs.Model(module, preprocessing=vs.Preprocessing(size=…, mean=…, sd=…))"
-        )
-    own = model.preprocessing.size
+    own = model.pictures.size
     if size is None:
-        return own if model.preprocessing.fixed or max(own) < 128 else (128, 128)
+        return own if model.pictures.fixed or max(own) < 128 else (128, 128)
     return (size, size) if isinstance(size, int) else size
-
-
-def _channels(model: Model) -> int:
-    assert model.preprocessing is not None
-    return model.preprocessing.channels
 
 
 def _parametrisation(

@@ -129,9 +129,7 @@ def _pulled_back(
 ) -> Float[Tensor, "side target source row column"]:
     """The gradients of directions at one position of the target, as many at a time as there is room for."""
     place = _place(model, source, target)
-    blank = torch.full(
-        (1, model.preprocessing.channels, *place.size), 0.5, device=model.device, dtype=model.dtype
-    )
+    blank = torch.full((1, model.pictures.channels, *place.size), 0.5, device=model.device, dtype=model.dtype)
     width = model.map_shape(source, place.size)[0]
     at_once = max(1, ROOM // (width * math.prod(model.map_shape(source, place.size)[1:]) * len(directions)))
     parts = []
@@ -171,7 +169,7 @@ def _place(model: Model, source: str, target: str) -> _Place:
     field, step = receptive_field(model, target, source=source), receptive_field(model, target).stride
     start = round(field.offset - field.size / 2)
     at = max(0, -(start // field.stride))  # the first whose field begins within
-    own = model.preprocessing.size
+    own = model.pictures.size
     fewer = [
         min(rows - at - 1, (seen - (start + at * field.stride + field.size)) // field.stride)
         for rows, seen in zip(model.map_shape(target)[1:], model.map_shape(source)[1:], strict=True)

@@ -117,7 +117,8 @@ _GATES = (
 def _named(names: tuple[str, ...]) -> list[Callable]:
     """The functions of these names wherever torch has them: in `functional`, in `torch`, as methods of tensors."""
     homes = (vars(F), vars(torch), {name: getattr(Tensor, name, None) for name in names})
-    return [home[name] for home in homes for name in names if home.get(name) is not None]
+    found = (home.get(name) for home in homes for name in names)
+    return [function for function in found if function is not None]
 
 
 LINEAR: Mapping[Any, Callable] = {

@@ -151,7 +151,8 @@ def _joined(tensors: Any, dim: int = 0, **_: Any) -> Tensor:
     """A concatenation of channels: each sees what any of them sees."""
     if dim not in (1, -3):
         return torch.cat(tensors, dim)
-    return _all(sum(tensor[:, :1] for tensor in tensors), sum(tensor.shape[1] for tensor in tensors))
+    first, *rest = (tensor[:, :1] for tensor in tensors)
+    return _all(sum(rest, first), sum(tensor.shape[1] for tensor in tensors))
 
 
 def _each(function: Callable) -> Callable[..., Tensor]:
@@ -170,7 +171,7 @@ def _union(function: Callable) -> Callable[..., Tensor]:
         tensors = [operand for operand in operands if isinstance(operand, Tensor)]
         shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))
         maps = [tensor[:, :1] for tensor in tensors if tensor.dim() == 4 and tensor.shape[2:] == shape[2:]]
-        return _all(sum(maps), shape[1]) if maps else function(*operands, **kwargs)
+        return _all(sum(maps[1:], maps[0]), shape[1]) if maps else function(*operands, **kwargs)
 
     return run
 

@@ -102,7 +102,7 @@ def branch_specialization(
     ]
     if wrong:
         raise VesaliusError(f"{wrong[0]} is no channel of '{feature.site}'; expected channels of one site")
-    members = sorted(one.index for one in family)
+    members = sorted(one.index for one in family if one.index is not None)
     if len(set(members)) < len(members):
         raise VesaliusError("the family names a channel twice; expected each once")
     widths = branch_widths(model, feature.site)
@@ -143,15 +143,15 @@ def branch_widths(model: Model, site: str) -> list[int]:
 
         return run
 
-    def convolved(*arguments: Any, **named: Any) -> Float[Tensor, "batch channel row column"]:
-        made = F.conv2d(*arguments, **named)
-        groups = named.get("groups", arguments[6] if len(arguments) > 6 else 1)
-        one = groups == arguments[0].shape[1]  # depthwise: each channel for itself, and no branch
+    def convolved(input: Tensor, *settings: Any, **named: Any) -> Float[Tensor, "batch channel row column"]:
+        made = F.conv2d(input, *settings, **named)
+        groups = named.get("groups", settings[5] if len(settings) > 5 else 1)
+        one = groups == input.shape[1]  # depthwise: each channel for itself, and no branch
         seen.append([made.shape[1]] if one else [made.shape[1] // groups] * groups)
         return made
 
     table = {F.conv2d: convolved} | {function: joined(function) for function in (torch.cat, torch.concat)}
-    pixels = torch.full((1, model.preprocessing.channels, *model.preprocessing.size), 0.5)
+    pixels = torch.full((1, model.pictures.channels, *model.pictures.size), 0.5)
     with torch.no_grad(), Exchange(table), record(model, site, stop=True):
         model(pixels.to(model.device, model.dtype))
     return next((widths for widths in reversed(seen) if sum(widths) == width), [width])

@@ -272,7 +272,7 @@ def _busiest(
 ) -> Float[Tensor, "picture channel size size"]:
     """The window of each picture in which the layer as a whole departs most from its mean."""
     field, crops = field_of(model, site), []
-    fitted = [pixels for _, pixels in pictures.batches(model.preprocessing)]
+    fitted = [pixels for _, pixels in pictures.batches(model.pictures)]
     with torch.no_grad(), record(model, site, stop=True) as acts:
         for pixels in fitted:
             model(pixels.to(model.device, model.dtype))

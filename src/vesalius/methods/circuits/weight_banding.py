@@ -189,7 +189,7 @@ def _together(weights: Float[Tensor, "unit source row column"], generator: torch
 
 def _pooled(model: Model, site: str) -> bool | None:
     """Whether the gradient of an output, everything made linear, is the same at all positions of the layer."""
-    pixels = torch.full((1, model.preprocessing.channels, *model.preprocessing.size), 0.5)
+    pixels = torch.full((1, model.pictures.channels, *model.pictures.size), 0.5)
     with torch.enable_grad(), linearised(), record(model, site, gradients=True) as acts:
         first = model.logits(pixels.to(model.device, model.dtype)).flatten()[0]
     (maps,) = acts.values()

@@ -190,7 +190,7 @@ def feature_visualization(
         "natural": best.values,
         "untrained": null.responses(nulls.images).diagonal().contiguous(),
     }
-    shown = torch.stack([model.preprocessing.fit(pictures[number]) for number in best.indices.tolist()])
+    shown = torch.stack([model.pictures.fit(pictures[number]) for number in best.indices.tolist()])
     return FeatureVisualization(
         feature=str(feature),
         site=read.site,
@@ -223,10 +223,9 @@ def feature_visualization(
 
 
 def _matrix(model: Model, colours: str, pictures: Images) -> Float[Tensor, "colour channel"]:
-    assert model.preprocessing is not None  # as `needs` has made sure
     if colours == "imagenet":
-        return usual(model.preprocessing.channels)
-    return measured(pixels for _, pixels in pictures.batches(model.preprocessing))
+        return usual(model.pictures.channels)
+    return measured(pixels for _, pixels in pictures.batches(model.pictures))
 
 
 def _others(model: Model, feature: Feature, count: int, seed: int) -> list[Feature]:

@@ -289,7 +289,7 @@ def _on_pictures(
 ) -> Float[Tensor, "picture source row column"]:
     """The gradients on the pictures that fire the feature."""
     parts = []
-    for _, pixels in progress(list(pictures.batches(model.preprocessing, batch=8)), "gradients on pictures"):
+    for _, pixels in progress(list(pictures.batches(model.pictures, batch=8)), "gradients on pictures"):
         values, gradients = example_gradients(model, source, feature, pixels.to(model.device, model.dtype))
         parts.append(gradients[values > 0])
     return torch.cat(parts)

@@ -343,5 +343,5 @@ def _best(
     model: Model, site: str, pictures: Images, found: Survey, units: Tensor, seen: Window
 ) -> UInt8[Tensor, "picture channel size size"]:
     crops = [best_crops(model, site, pictures, found, unit=unit, seen=seen)[0] for unit in units.tolist()]
-    empty = torch.zeros(0, model.preprocessing.channels, seen.size, seen.size)
+    empty = torch.zeros(0, model.pictures.channels, seen.size, seen.size)
     return ((torch.stack(crops) if crops else empty) * 255).round().to(torch.uint8)

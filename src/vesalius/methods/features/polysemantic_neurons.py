@@ -251,13 +251,12 @@ def _contributions(
 
     A picture that is an example of several features is run once up to `below`, and from there on once for each.
     """
-    assert model.preprocessing is not None, "a method of pictures needs images"
     site, (count, examples) = features[0].site, top.examples.shape
     order = top.examples.flatten().argsort(stable=True)
     parts = []
     for pairs in order.split(PAIRS):
         numbers, row = top.examples.flatten()[pairs].unique(return_inverse=True)
-        pixels = torch.stack([pictures.fitted(number, model.preprocessing) for number in numbers.tolist()])
+        pixels = torch.stack([pictures.fitted(number, model.pictures) for number in numbers.tolist()])
 
         def repeated(value: Tensor, row: Tensor = row) -> Tensor:
             return value.detach()[row].requires_grad_()
