@@ -2,7 +2,7 @@
 
 The peers live in an environment of their own (`.bench`), where this package is installed beside them. Every side of
 every case runs in its own process, the two sides in turn, and the ratio is that of the fastest repeats. Name cases
-to run only those: `python bench/run.py composition`.
+to run only those, and keep what is known of the others: `python -m bench.run composition`.
 """
 
 import json
@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results.json"
 ROUNDS = 2
 TIMED_IMPORT = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 IMPORTS = {"ours": "vesalius", "peer": "transformer_lens", "floor": "torch"}
@@ -27,17 +28,23 @@ def main(names: list[str]) -> None:
     rows = [measured(name, case) for name, case in CASES.items() if not names or name in names]
     if not names or "import" in names:
         rows += imports()
-    document = {
-        "machine": {
-            "cpu": cpu(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "rows": rows,
+    machine = {
+        "cpu": cpu(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
     }
-    (ROOT / "bench" / "results.json").write_text(json.dumps(document, indent=1) + "\n")
+    kept = earlier(machine, {row["case"] for row in rows}) if names else []
+    document = {"machine": machine, "rows": [*kept, *rows]}
+    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
     print(table(rows))
+
+
+def earlier(machine: dict, renewed: set[str]) -> list[dict]:
+    """The rows that a run of some cases leaves as they were, if they were measured on such a machine."""
+    document = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"machine": None, "rows": []}
+    same = document["machine"] == machine
+    return [row for row in document["rows"] if row["case"] not in renewed] if same else []
 
 
 def measured(name: str, case) -> dict:
