@@ -77,7 +77,13 @@ def test_a_transplant_of_itself_changes_nothing():
     model, pixels = curve_network(), torch.rand(4, 3, 60, 60, generator=torch.Generator().manual_seed(0))
     units = [0, 5, 7]
     same = transplant(
-        model, "curves", units, pixels=pixels, written=curve_network(), written_site="curves", written_units=units
+        model,
+        "curves",
+        units,
+        pixels=pixels,
+        written=curve_network(),
+        written_site="curves",
+        written_units=units,
     )
     before = model.logits(pixels)
     assert torch.allclose(outputs(model, "curves", units, pixels, instead=same), before, atol=1e-4)

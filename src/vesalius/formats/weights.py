@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from io import BufferedIOBase
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import IO, cast
 
 import torch
 from einops import rearrange
@@ -54,7 +55,7 @@ def read_torch(file: Path | BufferedIOBase, *, name: str) -> dict[str, Tensor]:
     """The same of a file or of an open one, whose `name` stands in what is raised."""
     try:
         with warnings.catch_warnings(action="ignore"):  # torch's advice about the protocol of a pickle
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = torch.load(cast(Path | IO[bytes], file), map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise VesaliusError(
             f"{name} is a pickle that would run code when read, which is refused; if it is safe, write "

@@ -151,8 +151,8 @@ def _joined(tensors: Any, dim: int = 0, **_: Any) -> Tensor:
     """A concatenation of channels: each sees what any of them sees."""
     if dim not in (1, -3):
         return torch.cat(tensors, dim)
-    first, *rest = (tensor[:, :1] for tensor in tensors)
-    return _all(sum(rest, first), sum(tensor.shape[1] for tensor in tensors))
+    maps: list[Tensor] = [tensor[:, :1] for tensor in tensors]
+    return _all(sum(maps[1:], maps[0]), sum(tensor.shape[1] for tensor in tensors))
 
 
 def _each(function: Callable) -> Callable[..., Tensor]:

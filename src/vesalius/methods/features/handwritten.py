@@ -33,10 +33,11 @@ from vesalius.method import method, progress
 from vesalius.metrics import family_wise
 from vesalius.model import Model
 from vesalius.result import Headline, Result
-from vesalius.rules import CURVES
+from vesalius.rules import CURVES, Unit
 from vesalius.saliency import alike, saliency, seen
 from vesalius.surgery import Pixels, Transplant, losses, outputs, recovered, transplant
 from vesalius.testbed import curve_network
+from vesalius.testbed.curve_network import CurveNetwork
 from vesalius.visualization import visualise
 from vesalius.weights.expanded import expanded_weights
 from vesalius.weights.orientation_profile import STEP, likeness, orientation_profile
@@ -219,16 +220,16 @@ def handwritten(
     >>> len(result.units), round(result.recovered, 2)
     (24, 1.0)
     """
-    if feature.read is not None or len(model.map_shape(feature.site)) != 3:
+    if feature.index is None or feature.read is not None or len(model.map_shape(feature.site)) != 3:
         raise VesaliusError(f"{feature} is not a channel of maps; expected a unit, as in 'mixed3b[379]'")
     pixels, labels = _pictures(model, images, n_images, seed)
     site, written, generator = feature.site, curve_network(), torch.Generator().manual_seed(seed)
     natural = drawn_curves(model, site)
     family = _family(model, feature, others) or natural.family(feature.index)
     orientations, radius = natural.facing[family].tolist(), natural.radius(family)
-    magnified = drawn_curves(written, LAYER).radius(range(len(written.module.units[LAYER]))) / radius
+    magnified = drawn_curves(written, LAYER).radius(range(len(_units(written, LAYER)))) / radius
     own = drawn_curves(written, LAYER, radii=natural.radii, magnified=magnified)
-    facing = [unit.orientation for unit in written.module.units[LAYER]]
+    facing = [unit.facing for unit in _units(written, LAYER)]
     counterparts = nearest(orientations, facing)
     dealt = [elsewhere(orientations, facing, generator) for _ in range(DRAWS)]
 
@@ -299,7 +300,7 @@ def handwritten(
         choices={
             "ablation": ablation,
             "calibration": "mean and sd of each unit",
-            "counterparts": [str(written.module.units[LAYER][unit]) for unit in counterparts],
+            "counterparts": [str(_units(written, LAYER)[unit]) for unit in counterparts],
             "magnified": magnified,
             "n_images": len(pixels),
         },
@@ -311,7 +312,7 @@ def _pictures(
 ) -> tuple[Float[Tensor, "picture channel height width"], Int[Tensor, " picture"] | None]:
     """Pictures as the network reads them, and their classes if all are among the network's labels."""
     pictures = open_images(source).take(n_images, seed=seed)
-    batches = list(pictures.batches(model.preprocessing))
+    batches = list(pictures.batches(model.pictures))
     pixels = torch.cat([part for _, part in batches]).to(model.device, model.dtype)
     if len(pixels) < 4:
         raise VesaliusError(f"{len(pixels)} pictures can be read; expected 4 or more")
@@ -327,7 +328,13 @@ def _family(model: Model, feature: Feature, others: list[str] | None) -> list[in
     wrong = [str(one) for one in named if one.site != feature.site or one.read is not None]
     if wrong:
         raise VesaliusError(f"{wrong[0]} is not a unit of '{feature.site}'; expected units of one layer")
-    return list(dict.fromkeys([feature.index, *(one.index for one in named)])) if named else []
+    units = [one.index for one in (feature, *named) if one.index is not None]
+    return list(dict.fromkeys(units)) if named else []
+
+
+def _units(written: Model, layer: str) -> list[Unit]:
+    assert isinstance(written.module, CurveNetwork)
+    return written.module.units[layer]
 
 
 def _held(model: Model, site: str, units: list[int], pixels: Tensor, ablation: str) -> Float[Tensor, " unit"]:
@@ -371,7 +378,7 @@ def _weights(
     sums = expanded_weights(model, source, site, channels=family)[:, oriented].sum((2, 3)).float().cpu()
     facing = asked.facing[oriented]
     hand = expanded_weights(written, BEFORE, LAYER, channels=counterparts)[:, :ORIENTED].sum((2, 3))
-    hand_facing = torch.tensor([unit.orientation for unit in written.module.units[BEFORE][:ORIENTED]])
+    hand_facing = torch.tensor([unit.facing for unit in _units(written, BEFORE)[:ORIENTED]])
     at = torch.tensor(orientations)
     own = orientation_profile(hand, STEP * torch.tensor(counterparts), hand_facing)
     profile = orientation_profile(sums, at, facing)
@@ -417,5 +424,5 @@ def _saliency(
         [part / part.amax((1, 2, 3), keepdim=True).clamp(min=1e-12) for part in (own, written)]
     )
     crops = seen(pixels[best], places, field=hand.field, outside=0.5)
-    pictures = [(part * 255).round().to(torch.uint8) for part in (crops, bright)]
-    return *pictures, alike(own, written), alike(own, other)
+    crops, bright = ((part * 255).round().to(torch.uint8) for part in (crops, bright))
+    return crops, bright, alike(own, written), alike(own, other)

@@ -181,8 +181,8 @@ def analogous_features(
     *,
     other: str | Model = "",
     site: str = "",
-    units: list[int] = (),
-    other_sites: list[str] = (),
+    units: list[int] | None = None,
+    other_sites: list[str] | None = None,
     by: Literal["pictures", "stimuli"] = "pictures",
     images: str | Images = "shapes",
     n_images: int = 96,
@@ -206,8 +206,9 @@ def analogous_features(
     second = load(other) if isinstance(other, str) else other
     site = model.site(site)
     width = model.map_shape(site)[0]
-    chosen = [model.feature(Feature(site, unit)).index for unit in units or range(width)]
-    places = [second.site(place) for place in other_sites] or second.layer_sites()
+    ours = [model.feature(Feature(site, unit)) for unit in units or range(width)]
+    chosen = [one.index for one in ours if one.index is not None]
+    places = [second.site(place) for place in other_sites or []] or second.layer_sites()
     pictures = open_images(images).take(n_images, seed=seed)
     if len(pictures) < 16:
         raise VesaliusError(f"analogous_features was given {len(pictures)} pictures; expected 16 or more")
@@ -227,7 +228,7 @@ def analogous_features(
         for (best, _, back), others in zip(nulls, rest)
     ]
     every = [Feature(place, unit) for place in places for unit in range(second.map_shape(place)[0])]
-    ours, twins = [Feature(site, unit) for unit in chosen], [every[column] for column in columns.tolist()]
+    twins = [every[column] for column in columns.tolist()]
     searched = list(dict.fromkeys(twin.site for twin in twins))
     other_way = streams[check](searched, draws=0, seed=seed)[0]
     agree, behind = _checked(other_way, ours, twins, spans(second, searched))
@@ -301,7 +302,7 @@ def _made(model: Model, features: list[Feature], steps: int, seed: int) -> UInt8
     for site in dict.fromkeys(feature.site for feature in features):
         chosen = [place for place, feature in enumerate(features) if feature.site == site]
         seen = window(model, site)
-        size = None if model.preprocessing.fixed else min(seen.size, LARGEST)
+        size = None if model.pictures.fixed else min(seen.size, LARGEST)
         jitter = max(2, seen.field // 10) if size else 8
         middle = centre
         if size == seen.size and seen.position is not None:
@@ -336,7 +337,7 @@ def _by_picture(
     for feature, picture in zip(features, pictures):
         size = min(window(model, feature.site).size, LARGEST)
         pixels = interpolate(picture[None].float() / 255, size=(size, size), mode="bicubic", antialias=True)
-        if model.preprocessing.channels == 1:
+        if model.pictures.channels == 1:
             pixels = pixels.mean(1, keepdim=True)
         with record(model, feature.site, stop=True) as acts:
             model(pixels.clamp(0, 1).to(device=model.device, dtype=model.dtype))

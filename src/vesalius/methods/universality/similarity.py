@@ -99,8 +99,8 @@ def similarity(
     model: Model,
     *,
     other: str | Model = "",
-    sites: list[str] = (),
-    other_sites: list[str] = (),
+    sites: list[str] | None = None,
+    other_sites: list[str] | None = None,
     images: str | Images = "shapes",
     n_images: int = 128,
     twins: int = 4,
@@ -120,8 +120,8 @@ def similarity(
     pictures = open_images(images).take(n_images, seed=seed)
     if len(pictures) < 2 * BATCH:
         raise VesaliusError(f"similarity was given {len(pictures)} pictures; expected {2 * BATCH} or more")
-    mine = _Layers(model, list(sites) or model.layer_sites(), pictures)
-    theirs = _Layers(second, list(other_sites) or second.layer_sites(), pictures)
+    mine = _Layers(model, sites or model.layer_sites(), pictures)
+    theirs = _Layers(second, other_sites or second.layer_sites(), pictures)
     random = [_Layers(second.random_twin(seed + 1 + twin), theirs.sites, pictures) for twin in range(twins)]
     values, exchanged, *nulls = mine.tables([theirs, theirs.exchanged(seed), *random])
     return Similarity(
@@ -183,7 +183,7 @@ def _activations(
     model: Model, sites: list[str], pictures: Images
 ) -> Iterator[tuple[list[Tensor], list[Float[Tensor, "image cell unit"]]]]:
     """For every batch, each layer's Gram matrix, and its averages over cells."""
-    batches = pictures.batches(model.preprocessing, batch=BATCH)
+    batches = pictures.batches(model.pictures, batch=BATCH)
     for _, pixels in progress(batches, f"layers of {model.name}"):
         with record(model, sites, stop=True) as acts:
             model(pixels.to(device=model.device, dtype=model.dtype))
