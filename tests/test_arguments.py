@@ -61,3 +61,11 @@ def test_the_command_prints_verdicts_and_the_report(tmp_path, capsys, monkeypatc
     assert "feature_visualization: Do pictures made to raise it raise it? Verdict: " in shown
     assert f"report: {out / 'report.html'}" in shown
     assert json.loads((out / "study.json").read_text())["results"]
+
+
+def test_a_convnet_is_dissected_without_what_is_about_one_feature(tmp_path):
+    dissection = vs.dissect(curve_network(), out=tmp_path / "study")
+    made = {entry.name for entry in dissection.study.entries}
+    assert not dissection.failed
+    assert {"find_curve_detectors", "equivariance"} <= made
+    assert "vesalius feature" in dissection.study.skipped["joint_tuning"]

@@ -114,6 +114,8 @@ def fourier_frequencies(
     """
     if p is None and "tokenizer" in model.kinds:
         raise Inapplicable(f"{model.name} reads text; give p to a network that adds modulo p")
+    if "images" in model.kinds:
+        raise Inapplicable(f"{model.name} reads pictures; this is about networks that add two numbers")
     outputs = model.logits(torch.tensor([[0, 0, *(suffix or [])]])).shape[-1]
     p = min(outputs, 113) if p is None else p
     if not 3 <= p <= outputs:
