@@ -108,9 +108,9 @@ def similarity(
 ) -> Similarity:
     """Compare every layer of a network with every layer of another on the same pictures, by five measures.
 
-    `other` is a model or its name; `sites` are the layers compared, the architecture's own if none are named. Each
-    network sees the pictures through its own preprocessing, one batch at a time. Raises VesaliusError if there are
-    fewer than 32 pictures or a layer gives NaN.
+    `other` is a model or its name; `sites` and the other's `other_sites` are the layers compared, the
+    architecture's own if none are named. Each network sees the pictures through its own preprocessing, one batch at
+    a time. Raises VesaliusError if there are fewer than 32 pictures or a layer gives NaN.
     """
     if not other:
         raise Inapplicable("it compares two networks; name the other one")
