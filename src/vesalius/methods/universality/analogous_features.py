@@ -117,7 +117,9 @@ class AnalogousFeatures(Result):
             known = shares[~shares.isnan()]
             if len(known):
                 claim = f"share of its layer that a twin is behind by {what}, mean"
-                note = f"control: chance; 0 is the twin first, as in {int((known == 0).sum())} of {len(known)}"
+                note = (
+                    f"control: chance; 0 is the twin first, as in {int((known == 0).sum())} of {len(known)}"
+                )
                 rows.append(Headline(claim, known.mean().item(), 0.5, bootstrap(known, seed=0), None, note))
         return rows
 
@@ -155,7 +157,10 @@ def twins_page(results: list[AnalogousFeatures], *, columns: list[str] | None = 
         )
     scatters = [
         figures.histogram(
-            {f"with {result.other}": result.correlation, "with its random twins": result.random_best.flatten()},
+            {
+                f"with {result.other}": result.correlation,
+                "with its random twins": result.random_best.flatten(),
+            },
             title=f"Best match of each unit in {result.other}",
             x_label=f"correlation over {result.choices['by']}",
         )
@@ -293,7 +298,9 @@ def _checked(
     return agree, torch.where(agree.isnan(), torch.nan, behind)
 
 
-def _made(model: Model, features: list[Feature], steps: int, seed: int) -> UInt8[Tensor, "picture 3 side side"]:
+def _made(
+    model: Model, features: list[Feature], steps: int, seed: int
+) -> UInt8[Tensor, "picture 3 side side"]:
     """One picture for each feature, made to raise the middle of its map, as large as what that sees if it fits.
 
     Nothing is turned or flipped, which would blur what has an orientation.
