@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import bench.operators  # noqa: F401 (before all that imports torchvision)
 from bench import cases, vision_examples, vision_expanded, vision_tuning, vision_visualization
 from bench.cases import Side
 

@@ -4,8 +4,7 @@ Both run lucent's own InceptionV1 with the same random weights, with its list of
 Lucent draws one channel at a time, as its `render_vis` does, through the rectifiers it redirects in its own way;
 ours runs all of them with ordinary ones. To keep the minutes few it draws `PEER` channels where ours draws 16, so
 the ratio for each channel is the one printed times `PEER` / 16. What is returned is the mean of each channel over
-its final picture, the objective both were given. Its torchvision asks for compiled operators that a build without
-them lacks: they are declared here.
+its final picture, the objective both were given.
 """
 
 import os
@@ -25,18 +24,8 @@ CHANNELS, PEER, STEPS = tuple(range(320, 336)), 2, 32
 SITE = "mixed3b"
 
 
-@cache
-def operators() -> torch.library.Library:
-    """What torchvision looks for when it is imported, declared and not defined; kept, or it would be gone."""
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
-
-
 def inception(*, redirected: bool) -> nn.Module:
     """Lucent's InceptionV1 with seeded weights that keep the scale of what passes through them."""
-    operators()
     from lucent.modelzoo.inceptionv1.InceptionV1 import InceptionV1
 
     module = InceptionV1(pretrained=False, redirected_ReLU=redirected).eval()
