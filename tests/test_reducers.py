@@ -111,7 +111,8 @@ def test_the_histogram_is_numpys(stream):
         assert np.array_equal(counts, histogram.counts[unit].numpy())
         assert np.ptp(np.diff(edges)) == 0 and np.log2(np.diff(edges)[0]).is_integer()
     used = (histogram.counts[:3] > 0).long() * torch.arange(1, 9)
-    assert (used.amax(1) >= 4).all(), "at least half of the bins span the values"
+    still = torch.from_numpy(np.ptp(values[:, :3].numpy(), axis=(0, 2)) == 0)
+    assert ((used.amax(1) >= 4) | still).all(), "at least half of the bins span values that vary"
 
 
 @settings(max_examples=40, deadline=None)

@@ -38,7 +38,7 @@ def test_all_units_of_the_layer_are_tuned_to_their_own(network, result):
 
 
 def test_curves_filled_or_not_are_the_same_to_it_and_lines_are_nothing(result):
-    assert result.answered == ["filled", "filled, dark", "line", "line, dark"]
+    assert result.answered[:4] == ["filled", "filled, dark", "line", "line, dark"]
     assert result.invariance > 0.95
     line = result.response[:4, :, 0].amax()
     assert line < 0.2 * result.response[:4].amax()

@@ -81,7 +81,7 @@ def window(model: Model, site: str) -> Window:
     >>> from vesalius.testbed import curve_network
     >>> seen = window(curve_network(), "lines")
     >>> seen.field, seen.size
-    (16, 20)
+    (16, 18)
     """
     field = field_of(model, site)
     height, width = model.pictures.size
