@@ -4,25 +4,15 @@ PyPI and npm are asked through their clients; a test is skipped where they canno
 ImageNet are their owners' and are used only where a checkout has them.
 """
 
-from pathlib import Path
-
 import pytest
 import torch
+from packaged_networks import PHOTOS, network, photographs
 
 import vesalius as vs
 from vesalius.data.images import open_images
 from vesalius.equations import check_equations
 
 pytestmark = pytest.mark.real
-
-PHOTOS = "shared/data/images/imagenet1000_256px.tar"
-
-
-def network(name: str) -> vs.Model:
-    try:
-        return vs.load(name, download=True)
-    except vs.VesaliusError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +22,10 @@ def lite() -> vs.Model:
 
 @pytest.fixture(scope="module")
 def photos():
-    found = [parent / PHOTOS for parent in Path(__file__).parents if (parent / PHOTOS).is_file()]
+    found = photographs()
     if not found:
         pytest.skip(f"there is no {PHOTOS} beside this checkout")
-    return open_images(found[0])
+    return open_images(found)
 
 
 def classes(model: vs.Model, images, indices) -> torch.Tensor:

@@ -4,25 +4,16 @@ A VGG-16 that finds edges, a thin ResNet-50 and an EfficientNet, each trained by
 photographs are those of a checkout that has them, or the ones scikit-image brings.
 """
 
-from pathlib import Path
-
 import pytest
+from packaged_networks import network, photographs
 
 import vesalius as vs
 from vesalius.data.images import Images, open_images
 
 pytestmark = pytest.mark.real
 
-PHOTOS = "shared/data/images/imagenet1000_256px.tar"
 CURVES = {152: 88, 171: 136, 84: 177, 126: 220, 56: 309, 196: 342}
 """Curve detectors of the VGG's conv3_3 and the side they bulge to, by `find_curve_detectors`."""
-
-
-def network(name: str) -> vs.Model:
-    try:
-        return vs.load(name, download=True)
-    except vs.VesaliusError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +23,9 @@ def thin() -> vs.Model:
 
 @pytest.fixture(scope="module")
 def photos() -> Images:
-    found = [parent / PHOTOS for parent in Path(__file__).parents if (parent / PHOTOS).is_file()]
+    found = photographs()
     try:
-        return open_images(found[0] if found else "skimage")
+        return open_images(found or "skimage")
     except vs.VesaliusError as error:
         pytest.skip(str(error))
 

@@ -23,33 +23,22 @@ The error of an equation is the largest absolute difference divided by the large
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import torch
 from einops import einsum, rearrange
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from vesalius.access import record
 from vesalius.architectures import Architecture, Shape
-from vesalius.convolution_equations import convolution_errors
+from vesalius.convolution_equations import Opened, convolution_errors
 from vesalius.errors import VesaliusError
-from vesalius.preprocessing import Preprocessing
 
 TOKENS_CHECKED = 4096
 """How many logits are compared, evenly spaced over the vocabulary."""
 
 Norm = Callable[[Tensor, str], Tensor]
-
-
-@runtime_checkable
-class Opened(Protocol):
-    """What the equations need of a model."""
-
-    module: nn.Module
-    architecture: Architecture | None
-    preprocessing: Preprocessing | None
-    name: str
 
 
 @dataclass(frozen=True)

@@ -55,12 +55,12 @@ def activations(
     The networks, a model and its twins, read the same pixels, so that a picture is opened once.
     """
     for numbers, pixels in pictures.batches(models[0].pictures, batch=batch):
-        yield torch.as_tensor(numbers), [_value(model, site, pixels) for model in models]
+        yield torch.as_tensor(numbers), [value_at(model, site, pixels) for model in models]
 
 
 @torch.no_grad()
-def _value(model: Model, site: str, pixels: Float[Tensor, "example channel height width"]) -> Tensor:
-    """The forward ends at the site, so nothing can write into its value: it is read without a copy."""
+def value_at(model: Model, site: str, pixels: Float[Tensor, "example channel height width"]) -> Tensor:
+    """The value at one site; the forward ends there, so nothing can write into it and it is read without a copy."""
     with record(model, site, stop=True, gradients=True) as acts:
         model(pixels.to(device=model.device, dtype=model.dtype))
     return acts[site]

@@ -89,7 +89,7 @@ def method(*, needs: Iterable[str] = ()) -> Callable[[Callable[..., Result]], Ca
                 )
             missing = needed - model.kinds
             if missing == {"images"} and "tokens" not in model.kinds:
-                model.map_shape("")  # says what to give
+                _ = model.pictures  # says what to give
             if missing:
                 raise VesaliusError(
                     f"{name} needs a model with {', '.join(sorted(missing))}; "

@@ -207,10 +207,9 @@ class Model:
 
         Raises VesaliusError for a site or a unit that the network does not have.
         """
-        aliases = self.architecture.aliases if self.architecture else {}
         short = re.fullmatch(r"(\S+):(\d+)", name) if isinstance(name, str) else None
         if short:
-            name = f"{aliases.get(short[1], short[1])}[{short[2]}]"
+            name = f"{self._unabbreviated(short[1])}[{short[2]}]"
         feature = Feature.parse(name) if isinstance(name, str) else name
         if self.preprocessing is None:
             return feature
@@ -233,10 +232,13 @@ class Model:
             raise VesaliusError(
                 f"no site was named, and {self.name} has no usual one; name one of its modules"
             )
-        aliases = self.architecture.aliases if self.architecture else {}
-        address = str(Site.parse(aliases.get(name, name) or usual))
+        address = str(Site.parse(self._unabbreviated(name) or usual))
         self.map_shape(address)
         return address
+
+    def _unabbreviated(self, layer: str) -> str:
+        """A layer as the network calls it, where papers have a shorter name."""
+        return self.architecture.aliases.get(layer, layer) if self.architecture else layer
 
     def pixels(self, pictures: Any) -> Float[Tensor, "batch channel height width"]:
         """Pictures fitted to the network: files, a folder, a tensor of any size, whatever `open_images` takes."""

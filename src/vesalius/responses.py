@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vesalius.access import record
 from vesalius.data.images import Images
 from vesalius.dictionaries import Feature
+from vesalius.dictionaries.feature import channel_axis
 from vesalius.errors import VesaliusError
-from vesalius.examples import by_unit, field_of
+from vesalius.examples import by_unit, field_of, value_at
 from vesalius.method import progress
 from vesalius.model import Model
 from vesalius.store.reducers import Moments, TopExamples
@@ -109,7 +109,7 @@ def answers(
     """The activation of every unit of a site at the window's position, for pictures of the window's size."""
     given = []
     for part in _fitted(pictures, model.pictures.channels).split(batch):
-        value = _recorded(model, site, part)
+        value = value_at(model, site, part)
         if value.dim() == 4:
             value = value[:, :, seen.position, seen.position]
         given.append((value.mean(1) if value.dim() == 3 else value).float().cpu())
@@ -127,11 +127,10 @@ def survey(
     columns = first = 0
     field = field_of(model, site)
     for numbers, pixels in progress(pictures.batches(model.pictures, batch=16), f"pictures at {site}"):
-        value = _recorded(model, site, pixels)
+        value = value_at(model, site, pixels)
         if feature is not None and feature.read is not None:
-            value = torch.cat(
-                [value, feature.value(value).unsqueeze(1 if value.dim() == 4 else -1)], _axis(value)
-            )
+            axis = channel_axis(value)
+            value = torch.cat([value, feature.value(value).unsqueeze(axis)], axis)
         inner, first = _inner(value, field, model.pictures.size)
         columns = inner.shape[-1] if inner.dim() == 4 else 1
         every, among = by_unit(value), by_unit(inner)
@@ -165,10 +164,17 @@ def best_crops(
             continue
         row, column = (found.first + step for step in divmod(place, found.columns))
         top, left = (edge - seen.start for edge in field.box(row, column)[:2])
-        down, right = (torch.arange(seen.size) + start for start in (top, left))
-        down, right = down.clamp(0, picture.shape[1] - 1), right.clamp(0, picture.shape[2] - 1)
-        shown.append(picture[:, down][:, :, right])
+        shown.append(carried_on(picture, top, left, seen.size))
     return torch.stack(shown)
+
+
+def carried_on(
+    picture: Float[Tensor, "channel height width"], top: int, left: int, side: int
+) -> Float[Tensor, "channel side side"]:
+    """A square of a picture, the picture's edge carried on where it looks outside."""
+    down, right = (torch.arange(side) + start for start in (top, left))
+    down, right = down.clamp(0, picture.shape[1] - 1), right.clamp(0, picture.shape[2] - 1)
+    return picture[:, down][:, :, right]
 
 
 def turns(
@@ -208,13 +214,6 @@ def with_feature(values: Float[Tensor, "*rest unit"], feature: Feature) -> Float
     return torch.cat([values, (values @ feature.vector(values.shape[-1]).to(values))[..., None]], -1)
 
 
-def _recorded(model: Model, site: str, pixels: Tensor) -> Tensor:
-    """The value at a site; the forward ends there, so nothing can write into it and it is read without a copy."""
-    with torch.no_grad(), record(model, site, stop=True, gradients=True) as acts:
-        model(pixels.to(device=model.device, dtype=model.dtype))
-    return acts[site]
-
-
 def _circle(
     degrees: Float[Tensor, " angle"], seen: Window
 ) -> tuple[Float[Tensor, "angle size size 2"], Float[Tensor, "size size"]]:
@@ -235,10 +234,6 @@ def _turned(crop: Tensor, grid: Tensor, inside: Tensor) -> Float[Tensor, "angle 
     )
     colour = (crop * inside).sum((1, 2)) / inside.sum()
     return torch.lerp(colour[:, None, None], pictures, inside)
-
-
-def _axis(value: Tensor) -> int:
-    return 1 if value.dim() == 4 else value.dim() - 1
 
 
 def _inner(value: Tensor, field: object, size: tuple[int, int]) -> tuple[Tensor, int]:

@@ -11,7 +11,8 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int8, UInt8, UInt64
+import torch.nn.functional as F
+from jaxtyping import Bool, Int, Int8, UInt8, UInt64
 from numpy import ndarray
 from torch import Tensor
 
@@ -51,24 +52,15 @@ class Rules:
     def legal(self, mine: Stones, theirs: Stones) -> Stones:
         """The squares where the player to move may put a stone."""
         found = np.zeros_like(mine)
-        for shift, allowed in self._directions:
-            inner = theirs & allowed
-            run = _moved(mine, shift) & inner
-            for _ in range(self.size - 3):
-                run |= _moved(run, shift) & inner
-            found |= _moved(run, shift)
+        for _, beyond in self._runs(mine, theirs):
+            found |= beyond
         return found & ~(mine | theirs) & self._board
 
     def play(self, mine: Stones, theirs: Stones, move: Stones) -> tuple[Stones, Stones]:
         """Put a stone on the one square of `move` (none: pass), turn what it closes in, and change sides."""
         turned = np.zeros_like(mine)
-        for shift, allowed in self._directions:
-            inner = theirs & allowed
-            run = _moved(move, shift) & inner
-            for _ in range(self.size - 3):
-                run |= _moved(run, shift) & inner
-            closed = _moved(run, shift) & mine
-            turned |= np.where(closed != 0, run, np.uint64(0))
+        for run, beyond in self._runs(move, theirs):
+            turned |= np.where(beyond & mine != 0, run, np.uint64(0))
         return theirs & ~turned, mine | turned | move
 
     def perft(self, depth: int) -> int:
@@ -93,6 +85,15 @@ class Rules:
         """Each word as a row of squares."""
         octets = stones[:, None].view(np.uint8).reshape(len(stones), 8)
         return np.unpackbits(octets, axis=1, bitorder="little")[:, : self.squares].astype(bool)
+
+    def _runs(self, first: Stones, theirs: Stones) -> Iterator[tuple[Stones, Stones]]:
+        """In each direction, the other's stones that follow on `first` without a gap, and the squares one further."""
+        for shift, allowed in self._directions:
+            inner = theirs & allowed
+            run = _moved(first, shift) & inner
+            for _ in range(self.size - 3):
+                run |= _moved(run, shift) & inner
+            yield run, _moved(run, shift)
 
     def _word(self, squares: list[tuple[int, int]]) -> np.uint64:
         return np.uint64(sum(1 << (row * self.size + column) for row, column in squares))
@@ -148,6 +149,20 @@ def random_games(size: int, count: int, *, seed: int = 0, labels: bool = False, 
     )
     assert moves is not None
     return Games(size, moves, boards, legal)
+
+
+def playable(size: int) -> Int[Tensor, " move"]:
+    """The squares that can be played, which are all but the four that are filled from the start."""
+    low = size // 2 - 1
+    middle = {row * size + column for row in (low, low + 1) for column in (low, low + 1)}
+    return torch.tensor([square for square in range(size * size) if square not in middle])
+
+
+def tokens_of(moves: UInt8[Tensor, "game ply"], size: int) -> Int[Tensor, "game pos"]:
+    """Games as a network of ours reads them: 0 begins, then 1 + the place of each move's square among `playable`."""
+    token = torch.zeros(size * size, dtype=torch.long)
+    token[playable(size)] = torch.arange(1, size * size - 3)
+    return F.pad(token[moves.long()], (1, 0))
 
 
 def _kept(

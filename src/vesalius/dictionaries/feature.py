@@ -70,6 +70,10 @@ class Feature:
             raise VesaliusError(f"{self} has {len(self.read)} components; '{self.site}' has {width} units")
         return self.read
 
+    def written(self, width: int) -> Float[Tensor, " width"]:
+        """The direction it adds to, in a site of `width` units."""
+        return self.vector(width) if self.write is None else self.write
+
 
 @runtime_checkable
 class Dictionary(Protocol):

@@ -32,6 +32,15 @@ def layer_number(model: Model, site: str) -> int:
     return -1 if site == PIXELS else _within(model, site)[1]
 
 
+def unit_of(name: str) -> str:
+    """What a drawing calls a unit under a heading that names its layer.
+
+    >>> unit_of("mixed3b[379]")
+    '379'
+    """
+    return name.split("[")[-1].rstrip("]")
+
+
 def _within(model: Model, site: str) -> tuple[tuple[str, ...], int]:
     address = Site.parse(site)
     layers = model.architecture.layer_names(model.module) if model.architecture else ()

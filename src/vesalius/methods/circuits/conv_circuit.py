@@ -28,7 +28,7 @@ from vesalius.result import Headline, Result
 from vesalius.visualization import visualise
 from vesalius.weights.expanded import expanded_weights
 from vesalius.weights.maps import mass, shuffled, upper_minus_lower
-from vesalius.weights.neighbours import PIXELS, layer_before, layer_number
+from vesalius.weights.neighbours import PIXELS, layer_before, layer_number, unit_of
 from vesalius.weights.untrained import untrained_weights
 
 
@@ -76,7 +76,7 @@ class ConvCircuit(Result):
     def figure(self) -> Figure:
         pictures = [None] * len(self.nodes) if self.pictures is None else list(self.pictures)
         nodes = [
-            {"id": node["name"], "label": _short(node["name"]), "column": node["site"], "picture": picture}
+            {"id": node["name"], "label": unit_of(node["name"]), "column": node["site"], "picture": picture}
             for node, picture in zip(self.nodes, pictures)
         ]
         edges = [
@@ -224,9 +224,7 @@ def _weights(model: Model, source: str, targets: list[Feature]) -> Float[Tensor,
 
 def _edges(model: Model, sources: list[Feature], targets: list[Feature]) -> list[dict]:
     weights = _weights(model, sources[0].site, targets)
-    written = torch.stack(
-        [source.vector(weights.shape[1]) if source.write is None else source.write for source in sources]
-    ).to(weights)
+    written = torch.stack([source.written(weights.shape[1]) for source in sources]).to(weights)
     maps = torch.einsum("tsrc,ns->tnrc", weights, written)
     totals = mass(weights).sum(1).clamp(min=1e-30)
     half = maps.shape[-2] // 2
@@ -255,10 +253,6 @@ def _pictures(model: Model, nodes: list[Feature], *, steps: int, seed: int) -> T
 
 def _name(feature: Feature) -> str:
     return f"pixels[{feature.index}]" if feature.site == PIXELS else str(feature)
-
-
-def _short(name: str) -> str:
-    return name.split("[")[-1].rstrip("]")
 
 
 def _words(edge: dict) -> str:

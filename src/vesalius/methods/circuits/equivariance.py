@@ -42,7 +42,7 @@ from vesalius.orbits import (
     permuted,
     symmetrised,
 )
-from vesalius.responses import Window, answers, window
+from vesalius.responses import Window, answers, carried_on, window
 from vesalius.result import Headline, Result
 from vesalius.transformations import Transformation, transformation, transformed
 from vesalius.weights.expanded import expanded_weights
@@ -285,9 +285,7 @@ def _busiest(
             inner = strength[number] * _inside(field, *strength.shape[1:], picture.shape[1:])
             row, column = divmod(int(inner.argmax()), inner.shape[1])
             top, left = (edge - seen.start for edge in field.box(row, column)[:2])
-        down, right = (torch.arange(seen.size) + start for start in (top, left))
-        down, right = down.clamp(0, picture.shape[1] - 1), right.clamp(0, picture.shape[2] - 1)
-        crops.append(picture[:, down][:, :, right])
+        crops.append(carried_on(picture, top, left, seen.size))
     return torch.stack(crops)
 
 

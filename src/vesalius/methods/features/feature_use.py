@@ -22,7 +22,7 @@ from vesalius.model import Model
 from vesalius.result import Headline, Result
 from vesalius.visualization import visualise
 from vesalius.weights.expanded import expanded_weights
-from vesalius.weights.neighbours import layer_after
+from vesalius.weights.neighbours import layer_after, unit_of
 
 FAMILIES, TWINS = 200, 2
 """Random families in the network, and as many in twins."""
@@ -84,12 +84,12 @@ class FeatureUse(Result):
         strongest = [_strongest(maps) for maps in self.maps]
         drawn = {member for members in strongest for member in members}
         nodes = [
-            {"id": name, "label": _short(name), "column": self.site, "picture": shown[member]}
+            {"id": name, "label": unit_of(name), "column": self.site, "picture": shown[member]}
             for member, name in enumerate(self.family)
             if member in drawn
         ]
         nodes += [
-            {"id": f"user {name}", "label": _short(name), "column": self.target, "picture": picture}
+            {"id": f"user {name}", "label": unit_of(name), "column": self.target, "picture": picture}
             for name, picture in zip(names, shown[len(self.family) :])
         ]
         edges = [
@@ -108,7 +108,7 @@ class FeatureUse(Result):
             + (f"Of the family, the {DRAWN} that each reads most." if len(self.family) > DRAWN else ""),
         )
         ranking = figures.bars(
-            [_short(name) for name in names],
+            [unit_of(name) for name in names],
             {"norm over the family, in root mean squares": (self.norms[self.users] / rms)},
             title=f"Units of {self.target} by what they read of it",
             y_label="norm / layer's rms",
@@ -199,7 +199,7 @@ def _squares(
     """Squared norm of every unit's weights on every channel, and its maps of the family, some units at a time."""
     width, sources = model.map_shape(target)[0], model.map_shape(site)[0]
     written = torch.stack(
-        [(member.vector(sources) if member.write is None else member.write).to(model.device) for member in family]
+        [member.written(sources).to(model.device) for member in family]
         or [torch.zeros(sources, device=model.device)]
     ).to(model.dtype)  # fmt: skip
     squares, maps = [], []
@@ -224,7 +224,3 @@ def _strongest(maps: Float[Tensor, "member row column"]) -> list[int]:
     norms = maps.flatten(1).norm(dim=1)
     first = norms.topk(min(DRAWN, len(norms))).indices.tolist()
     return [member for member in first if norms[member] >= 0.05 * norms.max()]
-
-
-def _short(name: str) -> str:
-    return name.split("[")[-1].rstrip("]")

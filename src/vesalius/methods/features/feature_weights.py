@@ -33,7 +33,7 @@ from vesalius.result import Headline, Result
 from vesalius.visualization import visualise
 from vesalius.weights.expanded import achievable_gradients, example_gradients, expanded_weights
 from vesalius.weights.maps import mass, shuffled, smoothness, top_share
-from vesalius.weights.neighbours import PIXELS, layer_before
+from vesalius.weights.neighbours import PIXELS, layer_before, unit_of
 from vesalius.weights.nmf import one_sided_nmf
 from vesalius.weights.untrained import untrained_weights
 
@@ -127,7 +127,7 @@ class FeatureWeights(Result):
         total = self.weights.abs().sum().item() or 1.0
         shown = [None] * (len(self.inputs) + 1) if self.pictures is None else list(self.pictures)
         nodes = [
-            {"id": name, "label": name.split("[")[-1].rstrip("]"), "column": self.source, "picture": picture}
+            {"id": name, "label": unit_of(name), "column": self.source, "picture": picture}
             for name, picture in zip(self.names, shown)
         ]
         nodes.append(
@@ -309,9 +309,7 @@ def _names(source: str, channels: list[int], width: int) -> list[str]:
 
 def _heaviest(group: Float[Tensor, " source"], source: str) -> str:
     channels = group.topk(min(4, len(group))).indices.tolist()
-    return "group of " + ", ".join(
-        name.split("[")[-1].rstrip("]") for name in _names(source, channels, len(group))
-    )
+    return "group of " + ", ".join(map(unit_of, _names(source, channels, len(group))))
 
 
 def _signed_shares(weights: Float[Tensor, "row column"], total: float) -> str:

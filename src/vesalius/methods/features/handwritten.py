@@ -28,6 +28,7 @@ from vesalius.data.images import Images, open_images
 from vesalius.dictionaries import Feature
 from vesalius.drawn_curves import drawn_curves, elsewhere, nearest
 from vesalius.errors import VesaliusError
+from vesalius.examples import value_at
 from vesalius.figures import Figure
 from vesalius.method import method, progress
 from vesalius.metrics import family_wise
@@ -338,9 +339,7 @@ def _units(written: Model, layer: str) -> list[Unit]:
 
 
 def _held(model: Model, site: str, units: list[int], pixels: Tensor, ablation: str) -> Float[Tensor, " unit"]:
-    with torch.no_grad(), record(model, site, stop=True) as acts:
-        model(pixels)
-    return acts[site][:, units].mean((0, 2, 3)) * (ablation == "mean")
+    return value_at(model, site, pixels)[:, units].mean((0, 2, 3)) * (ablation == "mean")
 
 
 def _metric(metric: str, original: Tensor, labels: Tensor | None) -> str:
