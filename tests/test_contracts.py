@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 
 import vesalius as vs
 from vesalius.data.images import Images
+from vesalius.dictionaries import SparseDictionary
 from vesalius.figures import Figure
 from vesalius.result import Headline, Result
 from vesalius.testbed import curve_network, handwritten_induction, random_attn
@@ -68,13 +69,22 @@ def checkpoints() -> list[str]:
     return [str(folder) for folder in sorted(home.iterdir())]
 
 
+def dictionary_of(model: vs.Model) -> SparseDictionary:
+    """Random directions of the usual site: as many as half again its units."""
+    site = model.site() if "images" in model.kinds else "neurons@0"
+    width = model.map_shape(site)[0] if "images" in model.kinds else model.shape.d_mlp
+    drawn = torch.randn(width * 3 // 2, width, generator=torch.Generator().manual_seed(0))
+    return SparseDictionary.of_directions(site, drawn / drawn.norm(dim=1, keepdim=True), k=8)
+
+
 def run(name: str, model: vs.Model) -> Result:
     """A method with its defaults; checkpoints, which no testbed network has, are made."""
     method = vs.methods()[name]
     made = {"checkpoints": checkpoints, "other": lambda: model.random_twin(5)}
     given = QUICK | {key: make() for key, make in made.items() if key in method.parameters}
-    feature = [f"{model.site()}[0]"] if method.of_a_feature else []
-    return method.function(model, *feature, **{k: v for k, v in given.items() if k in method.parameters})
+    about = {"feature": lambda: [f"{model.site()}[0]"], "dictionary": lambda: [dictionary_of(model)]}
+    given_about = about[method.subject]() if method.subject else []
+    return method.function(model, *given_about, **{k: v for k, v in given.items() if k in method.parameters})
 
 
 @functools.cache

@@ -116,7 +116,7 @@ def test_a_method_about_a_feature_takes_its_address(model):
     try:
         assert seen(model, "2[3]").provenance["feature"] == "2[3]"
         assert seen(model, feature="2[3]", times=2).provenance["parameters"] == {"times": 2}
-        assert _registry["seen"].of_a_feature and list(_registry["seen"].parameters) == ["times"]
+        assert _registry["seen"].subject == "feature" and list(_registry["seen"].parameters) == ["times"]
         with pytest.raises(vs.VesaliusError, match="expected one feature"):
             seen(model)
         with pytest.raises(vs.VesaliusError, match="expected 0 to 7"):

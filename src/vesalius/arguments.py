@@ -117,7 +117,7 @@ def _argument(name: str, model: Model, feature: Feature, given: dict[str, Any]) 
     """The call of one argument, with what of `given` it takes and was said."""
     method = methods()[name]
     taken = {key: value for key, value in given.items() if key in method.parameters and value is not None}
-    arguments = [feature] if method.of_a_feature else []
+    arguments = [feature] if method.subject else []
     return partial(method.function, model, *arguments, **taken)
 
 

@@ -39,6 +39,10 @@ MODEL = typer.Argument(
 FEATURE = typer.Argument(
     help="SITE[UNIT], as in 'mixed3b[379]', or as papers write it, 3b:379", metavar="FEATURE"
 )
+DICTIONARY = typer.Argument(
+    help="a dictionary's file or folder, ours or a published one's", metavar="DICTIONARY"
+)
+SUBJECTS = {"feature": FEATURE, "dictionary": DICTIONARY}
 PLAIN = (int, float, bool, str, Path)
 
 
@@ -251,18 +255,18 @@ def _command(method: "Method") -> Any:
         json: bool,
         save: Path | None,
         figure: Path | None,
-        feature: str | None = None,
         **given: Any,
     ) -> None:
         from vesalius.model import load
         from vesalius.terminal import progress_of, stderr, stdout, summary_table
 
         defaults = {name: parameter.default for name, parameter in method.parameters.items()}
+        about = [given.pop(method.subject)] if method.subject else []
         chosen = {name: value for name, value in given.items() if value not in (defaults[name], (), [])}
         opened = load(model)
         with progress_of(1) as begin:
             begin(method.name)
-            result = method.function(opened, *([feature] if method.of_a_feature else []), **chosen)
+            result = method.function(opened, *about, **chosen)
         if save is not None:
             stderr().print(f"saved in {result.save(save)}", markup=False, highlight=False)
         if figure is not None:
@@ -274,8 +278,8 @@ def _command(method: "Method") -> Any:
             stdout().print(summary_table((method.name, headline) for headline in result.headlines()))
 
     first = [_positional("model", MODEL)]
-    if method.of_a_feature:
-        first.append(_positional("feature", FEATURE))
+    if method.subject:
+        first.append(_positional(method.subject, SUBJECTS[method.subject]))
     options = [
         _option(parameter) for parameter in method.parameters.values() if option_type(parameter.annotation)
     ]

@@ -66,6 +66,6 @@ def battery(model: Model) -> tuple[dict[str, Method], dict[str, str]]:
     skipped |= {
         name: "it is about one feature; see vesalius feature MODEL SITE[UNIT]"
         for name, method in ordered
-        if method.of_a_feature and name not in skipped
+        if method.subject and name not in skipped
     }
     return {name: method for name, method in ordered if name not in skipped}, skipped

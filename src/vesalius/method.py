@@ -17,16 +17,23 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from vesalius.dictionaries import Feature
+from vesalius.dictionaries import Dictionary, Feature, SparseDictionary
 from vesalius.errors import VesaliusError, nearest
 from vesalius.model import Model
 from vesalius.result import Result
 
 T = typing.TypeVar("T")
+
+SUBJECTS = {
+    "": "nothing more",
+    "feature": "one feature, as in 'mixed3b[379]'",
+    "dictionary": "one dictionary, or the file that it is in",
+}
 
 Watcher = Callable[[str, int, int | None], None]
 """Told `(what, done, total)` while a method runs."""
@@ -51,9 +58,9 @@ class Method:
         return {p.name: p.replace(annotation=hints[p.name]) for p in named}
 
     @property
-    def of_a_feature(self) -> bool:
-        """Whether it is asked about one feature of the model, its second argument."""
-        return _of_a_feature(inspect.unwrap(self.function))
+    def subject(self) -> str:
+        """What it is asked about besides the model, its second argument: `feature`, `dictionary` or nothing."""
+        return _subject(inspect.unwrap(self.function))
 
     @property
     def headline(self) -> str:
@@ -71,18 +78,20 @@ _registry: dict[str, Method] = {}
 def method(*, needs: Iterable[str] = ()) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Register an analysis. `needs` names the capabilities a model must have (see `Model.kinds`).
 
-    Its function reads `(model, *, …)`, or `(model, feature, *, …)` if it is about one feature, which a caller may
-    name by its address. Calling the registered function checks the model and the feature, runs it without gradients
-    unless the method asks for them itself, and returns its result with `provenance` filled in.
+    Its function reads `(model, *, …)`, or `(model, feature, *, …)` and `(model, dictionary, *, …)` if it is about one
+    feature or one dictionary, which a caller may name by its address or its path. Calling the registered function
+    opens what was named, runs it without gradients unless the method asks for them itself, and returns its result
+    with `provenance` filled in.
     """
     needed = frozenset(needs)
 
     def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
         name = function.__name__
         _check_signature(function)
+        subject = _subject(function)
 
         @functools.wraps(function)
-        def run(model: Any, *feature: Feature | str, **parameters: Any) -> Result:
+        def run(model: Any, *about: Feature | Dictionary | str | Path, **parameters: Any) -> Result:
             if not isinstance(model, Model):
                 raise VesaliusError(
                     f"{name} was given a {type(model).__name__}; expected a Model, as vs.load or vs.Model give"
@@ -95,21 +104,20 @@ def method(*, needs: Iterable[str] = ()) -> Callable[[Callable[..., Result]], Ca
                     f"{name} needs a model with {', '.join(sorted(missing))}; "
                     f"{model.name} has {', '.join(sorted(model.kinds))}"
                 )
-            if "feature" in parameters and _of_a_feature(function):
-                feature = (*feature, parameters.pop("feature"))
-            if len(feature) != _of_a_feature(function):
-                wanted = "one feature, as in 'mixed3b[379]'" if _of_a_feature(function) else "no feature"
+            if subject in parameters:
+                about = (*about, parameters.pop(subject))
+            if len(about) != bool(subject):
                 raise VesaliusError(
-                    f"{name} was given {len(feature)} arguments after the model; expected {wanted}"
+                    f"{name} was given {len(about)} arguments after the model; expected {SUBJECTS[subject]}"
                 )
             _check_names(name, parameters, function)
-            features = [model.feature(one) for one in feature]
+            subjects = [getattr(model, subject)(one) for one in about]
             started = time.perf_counter()
             with torch.no_grad():
-                result = function(model, *features, **parameters)
+                result = function(model, *subjects, **parameters)
             seconds = time.perf_counter() - started
             return replace(
-                result, provenance=_provenance(name, function, features, parameters, model, seconds)
+                result, provenance=_provenance(name, function, subjects, parameters, model, seconds)
             )
 
         _registry[name] = Method(name, run, needed, room=function.__module__.split(".")[-2:][0])
@@ -148,13 +156,14 @@ def watching(watcher: Watcher) -> Iterator[None]:
         _watcher.reset(token)
 
 
-def _of_a_feature(function: Callable[..., Result]) -> bool:
-    return "feature" in list(inspect.signature(function).parameters)[1:2]
+def _subject(function: Callable[..., Result]) -> str:
+    second = list(inspect.signature(function).parameters)[1:2]
+    return second[0] if second and second[0] in SUBJECTS else ""
 
 
 def _keywords(function: Callable[..., Result]) -> list[inspect.Parameter]:
-    """All parameters but the model and the feature."""
-    return list(inspect.signature(function).parameters.values())[1 + _of_a_feature(function) :]
+    """All parameters but the model and what is asked about."""
+    return list(inspect.signature(function).parameters.values())[1 + bool(_subject(function)) :]
 
 
 def _check_signature(function: Callable[..., Result]) -> None:
@@ -166,7 +175,8 @@ def _check_signature(function: Callable[..., Result]) -> None:
     ]
     if first.name != "model" or loose or not inspect.getdoc(function):
         raise TypeError(
-            f"method {function.__name__} must read (model, [feature,] *, name: type = default, …) with a docstring"
+            f"method {function.__name__} must read (model, [feature or dictionary,] *, name: type = default, …) "
+            "with a docstring"
             + (f"; not so: {', '.join(loose)}" if loose else "")
         )
 
@@ -183,7 +193,7 @@ def _check_names(name: str, parameters: dict[str, Any], function: Callable[..., 
 def _provenance(
     name: str,
     function: Callable[..., Result],
-    features: list[Feature],
+    subjects: list[Feature | Dictionary],
     parameters: dict[str, Any],
     model: Model,
     seconds: float,
@@ -191,7 +201,7 @@ def _provenance(
     defaults = {p.name: p.default for p in _keywords(function)}
     return {
         "method": name,
-        **({"feature": str(features[0])} if features else {}),
+        **_named(_subject(function), subjects),
         "parameters": {key: _printable(value) for key, value in {**defaults, **parameters}.items()},
         "model": model.name,
         "model_hash": model.hash,
@@ -206,6 +216,15 @@ def _provenance(
         "threads": torch.get_num_threads(),
         "seconds": round(seconds, 3),
     }
+
+
+def _named(subject: str, given: list[Feature | Dictionary]) -> dict[str, str]:
+    """What the analysis was asked about, and of a dictionary the hash of its numbers."""
+    if not given:
+        return {}
+    only = given[0]
+    hashed = {"dictionary_hash": only.hash} if isinstance(only, SparseDictionary) else {}
+    return {subject: str(only)} | hashed
 
 
 def _printable(value: Any) -> Any:

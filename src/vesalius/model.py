@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vesalius.access import Stopped, record
+from vesalius.access import Stopped, record, sites_of
 from vesalius.architectures import Architecture, Shape, architecture_of
-from vesalius.dictionaries import Feature
+from vesalius.dictionaries import Dictionary, Feature
 from vesalius.errors import VesaliusError, nearest
 from vesalius.formats import Parts
 from vesalius.preprocessing import Preprocessing
@@ -166,16 +166,39 @@ class Model:
 
         Batch norms take the statistics that smooth noise gives them in the redrawn network.
         """
-        module = copy.deepcopy(self.module)
         generator = torch.Generator().manual_seed(seed)
         gain = 1.0 - (self.architecture.gain_offset if self.architecture else 0.0)
+
+        def redrawn(name: str, weight: Tensor) -> Tensor:
+            if weight.dim() < 2:
+                return torch.full_like(weight, 0.0 if name.endswith("bias") else gain)
+            return torch.randn(weight.shape, generator=generator) * float(weight.float().std())
+
+        return self._twin(redrawn, f"random twin {seed}", generator)
+
+    def shuffled_twin(self, seed: int = 0) -> "Model":
+        """The same network with the entries of each weight matrix permuted among themselves (Bricken et al. 2023).
+
+        Vectors, which are biases and gains, stay. What is found in it is found without anything having been learnt
+        but the sizes of the weights.
+        """
+        generator = torch.Generator().manual_seed(seed)
+
+        def permuted(name: str, weight: Tensor) -> Tensor:
+            if weight.dim() < 2:
+                return weight
+            return weight.flatten()[torch.randperm(weight.numel(), generator=generator)].view(weight.shape)
+
+        return self._twin(permuted, f"shuffled twin {seed}", generator)
+
+    def _twin(
+        self, redrawn: Callable[[str, Tensor], Tensor], kind: str, generator: torch.Generator
+    ) -> "Model":
+        """A copy whose every parameter is what `redrawn` makes of its name and itself."""
+        module = copy.deepcopy(self.module)
         with torch.no_grad():
             for name, parameter in module.named_parameters():
-                if parameter.dim() < 2:
-                    parameter.fill_(0.0 if name.endswith("bias") else gain)
-                else:
-                    sd = float(parameter.float().std())
-                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * sd)
+                parameter.copy_(redrawn(name, parameter.cpu()))
         twin = Model(
             module,
             None if self.prepare == self._prepare else self.prepare,
@@ -184,7 +207,7 @@ class Model:
             preprocessing=self.preprocessing,
             labels=self.labels,
             architecture=self.architecture,
-            name=f"{self.name} (random twin {seed})",
+            name=f"{self.name} ({kind})",
         )
         norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]
         if norms and self.preprocessing is not None:
@@ -205,8 +228,12 @@ class Model:
     def feature(self, name: "str | Feature") -> Feature:
         """One unit by its address, `mixed3b[379]`, or as papers write it, `3b:379`; a direction is checked and kept.
 
-        Raises VesaliusError for a site or a unit that the network does not have.
+        `FILE[12]` is a latent of the dictionary in that file. Raises VesaliusError for a site or a unit that the
+        network does not have.
         """
+        latent = re.fullmatch(r"(.+)\[(\d+)\]", name) if isinstance(name, str) else None
+        if latent and Path(latent[1]).exists():
+            name = self.dictionary(latent[1])[int(latent[2])]
         short = re.fullmatch(r"(\S+):(\d+)", name) if isinstance(name, str) else None
         if short:
             name = f"{self._unabbreviated(short[1])}[{short[2]}]"
@@ -221,6 +248,21 @@ class Model:
         if feature.read is not None:
             feature.vector(width)
         return feature
+
+    def dictionary(self, given: "str | Path | Dictionary") -> "Dictionary":
+        """A dictionary of a site of this network, opened if a file or a folder of it was named.
+
+        Raises VesaliusError if the network has no such site, or one of another width.
+        """
+        from vesalius.formats.dictionaries import read_dictionary
+
+        dictionary = read_dictionary(given) if isinstance(given, str | Path) else given
+        if not isinstance(dictionary, Dictionary):
+            raise VesaliusError(
+                f"a {type(given).__name__} was given as a dictionary; expected one, or the file it is in"
+            )
+        sites_of(self, dictionary.site)
+        return dictionary
 
     def site(self, name: str = "") -> str:
         """The canonical address of one site of an image network; its early-middle layer if `name` is empty.

@@ -230,6 +230,6 @@ def test_the_planted_unit_is_found_polysemantic_and_a_pure_one_is_not():
 def test_an_untrained_network_gives_no_evidence(name):
     twin, method = curve_network().random_twin(17), vs.methods()[name]
     quick = {"n_images": 64, "n_examples": 8, "angles": 36, "twins": 2, "null": 24}
-    feature = ["curves[0]"] if method.of_a_feature else []
+    feature = ["curves[0]"] if method.subject == "feature" else []
     result = method.function(twin, *feature, **{k: v for k, v in quick.items() if k in method.parameters})
     assert not [headline.claim for headline in result.headlines() if headline.evidence]

@@ -62,7 +62,7 @@ def false_alarms_of_pictures(name: str, seed: int) -> list[str]:
     arguments = QUICK | {"seed": seed}
     if "other" in method.parameters:
         arguments["other"] = network.random_twin(2000 + seed)
-    feature = [f"{network.site()}[{seed % 24}]"] if method.of_a_feature else []
+    feature = [f"{network.site()}[{seed % 24}]"] if method.subject == "feature" else []
     given = {key: value for key, value in arguments.items() if key in method.parameters}
     result = method.function(network, *feature, **given)
     return [headline.claim for headline in result.headlines() if headline.evidence]

@@ -1,5 +1,6 @@
 """A feature: one direction at a site, whatever found it; and the contract of the sets that features come from."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -29,6 +30,8 @@ class Feature:
     write: Float[Tensor, " width"] | None = None
     """What the feature adds to the activation per unit of value; None: the same as `read`."""
     label: str = ""
+    nonlinear: Callable[[Float[Tensor, "*batch width"]], Float[Tensor, "*batch"]] | None = None
+    """Its value of activations, if that is not an inner product, such as a latent's code; units are the last axis."""
 
     def __post_init__(self) -> None:
         if self.read is None and self.index is None:
@@ -55,6 +58,8 @@ class Feature:
         """
         axis = channel_axis(acts)
         width = acts.shape[axis]
+        if self.nonlinear is not None:
+            return self.nonlinear(acts.movedim(axis, -1))
         if self.read is not None:
             return torch.tensordot(acts.movedim(axis, -1), self.vector(width).to(acts), dims=1)
         assert self.index is not None  # as __post_init__ has made sure
@@ -79,8 +84,8 @@ class Feature:
 class Dictionary(Protocol):
     """A set of features of one site: neurons, principal components, latents, probe weights."""
 
-    site: str
-
+    @property
+    def site(self) -> str: ...
     def __getitem__(self, index: int) -> Feature: ...
     def encode(self, acts: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch feature"]: ...
     def decode(self, codes: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch width"]: ...
