@@ -209,6 +209,7 @@ def sites(model: Annotated[str, MODEL]) -> None:
 @app.command()
 def train(
     name: Annotated[str, typer.Argument(help="a network of the zoo, such as attn-2l", metavar="NAME")],
+    board: Annotated[int | None, typer.Option(help="The side of the board: 4, 6 or 8, of 'othello'.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the network; the cache if not given.")] = None,
     steps: Annotated[
         int | None, typer.Option(help="Training steps; the recipe's own number if not given.")
@@ -219,7 +220,8 @@ def train(
     """Train a network of the zoo from nothing, by its recipe."""
     from vesalius.recipes import train
 
-    print(train(name.removeprefix("zoo/"), out=out, steps=steps, corpus=corpus, seed=seed))
+    name = name.removeprefix("zoo/") if board is None else f"{name.removeprefix('zoo/')}-{board}"
+    print(train(name, out=out, steps=steps, corpus=corpus, seed=seed))
 
 
 def addresses(model: "Model") -> list[str]:

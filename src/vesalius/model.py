@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vesalius.access import Stopped, record, sites_of
 from vesalius.architectures import Architecture, Shape, architecture_of
+from vesalius.data.othello import board_size
 from vesalius.dictionaries import Dictionary, Feature
 from vesalius.errors import VesaliusError, nearest
 from vesalius.formats import Parts
@@ -124,8 +125,8 @@ class Model:
 
     @property
     def kinds(self) -> frozenset[str]:
-        """What methods ask for: tokens, attention, causal, attention_only, no_norm, mlp, embedding, tokenizer; images,
-        conv.
+        """What methods ask for: tokens, attention, causal, attention_only, no_norm, mlp, embedding, tokenizer; othello
+        (its sizes are those of a player of it); images, conv.
         """
         kinds = {"tokenizer"} if self.tokenizer else set()
         kinds |= {"images"} if self.preprocessing else set()
@@ -140,6 +141,8 @@ class Model:
             "mlp": self.n_layers > 0 and self.d_mlp > 0,
             "embedding": self.has("W_E"),
             "conv": "maps" in self.architecture.sites,
+            "othello": self.tokenizer is None
+            and board_size(self.shape.d_vocab, self.shape.n_ctx) is not None,
         }
         return frozenset(kinds | {kind for kind, present in has.items() if present})
 

@@ -1,8 +1,9 @@
 """The zoo: small networks trained by `vesalius.recipes`, each a folder of `model.safetensors` and `card.json`.
 
 A card names the network (`ToyTransformer` if it names none) and its shape; that of an image network also how
-pictures are prepared for it, and its labels. Shipped ones lie inside the package; those trained here lie in the
-cache (`VESALIUS_CACHE`, else ~/.cache/vesalius).
+pictures are prepared for it, and its labels; that of a network whose tokens are no text, which of them begins.
+Shipped ones lie inside the package; those trained here lie in the cache (`VESALIUS_CACHE`, else
+~/.cache/vesalius).
 `zoo/attn-2l` is the trained network, `zoo/attn-2l/step-001000` a checkpoint of its training.
 """
 
@@ -90,6 +91,9 @@ def read_folder(home: Path, *, name: str | None = None, weights: Path | None = N
         ) from None
     if isinstance(module, PlainNetwork):
         return pictures_parts(module, home / "card.json", name or str(home))
+    facts = json.loads((home / "card.json").read_text(encoding="utf-8"))
+    if "tokens" in facts:
+        return Parts(module, None, facts["tokens"]["bos"], name or str(home))
     beside = [path for path in (home / "tokenizer.json", home.parent / "tokenizer.json") if path.is_file()]
     tokenizer = load_tokenizer(beside[0]) if beside else None
     bos = tokenizer.token_to_id("<|bos|>") if tokenizer else None

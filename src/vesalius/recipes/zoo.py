@@ -11,8 +11,8 @@
 
 Those of text have attention without biases, no normalisation, positions in queries and keys alone (Elhage et
 al. 2021); one corpus, one tokenizer, one width. Two more are recipes only: othello-4, which trains in a minute,
-and othello-8, the published size, for who has an accelerator. `train` reads from top to bottom: what there is to learn, weights, what we
-measured, card.
+and othello-8, the published size, for who has an accelerator. `train` reads from top to bottom: what there is to
+learn, weights, what we measured, card.
 """
 
 from __future__ import annotations
@@ -249,11 +249,12 @@ def othello_lesson(recipe: Recipe, *, seed: int) -> Lesson:
         made_of=[othello.games_hash(size)],
         learn=lambda run, settings: othello.learn_othello(model, size, run, settings),
         about={
+            "tokens": {"bos": 0, "others": "the squares that can be played, in rows from the top left"},
             "data": {
                 "board": size,
-                "games": "uniformly random, no passes",
+                "games": "uniformly random, without passes",
                 "sha256": othello.games_hash(size),
-            }
+            },
         },
         curves=lambda log: curves(log, per_step=recipe.settings["batch"], seen="games_seen"),
         measure=lambda: othello.othello_facts(model, size),
