@@ -61,6 +61,16 @@ def bootstrap_band(
     values: Float[Tensor, "sample *rest"], *, seed: int, confidence: float = 0.95, draws: int = 1000
 ) -> tuple[Float[Tensor, "*rest"], Float[Tensor, "*rest"]]:
     """As `bootstrap`, for every entry of `rest` at once; all entries share the same draws."""
+    return percentiles(resampled(values, seed=seed, draws=draws), confidence=confidence)
+
+
+def resampled(
+    values: Float[Tensor, "sample *rest"], *, seed: int, draws: int = 1000
+) -> Float[Tensor, "draw *rest"]:
+    """Means of samples drawn again with replacement, for the interval of what is computed from several means.
+
+    All entries of `rest` share the same draws, so that a ratio or a difference of two of them is of one sample.
+    """
     n = values.shape[0]
     if n == 0:
         raise VesaliusError("bootstrap was given no samples, and an interval needs at least one.")
@@ -68,10 +78,17 @@ def bootstrap_band(
     picked = torch.randint(n, (draws, n), generator=generator)
     weight = torch.zeros(draws, n, dtype=torch.float64)
     weight.scatter_add_(1, picked, torch.ones_like(weight))
-    means = (weight @ values.detach().cpu().double().flatten(1) / n).sort(0).values
-    tail = (1 - confidence) / 2
-    low, high = means[round(tail * (draws - 1))], means[round((1 - tail) * (draws - 1))]
-    return low.to(values.dtype).reshape(values.shape[1:]), high.to(values.dtype).reshape(values.shape[1:])
+    means = weight @ values.detach().cpu().double().flatten(1) / n
+    return means.to(values.dtype).reshape(draws, *values.shape[1:])
+
+
+def percentiles(
+    draws: Float[Tensor, "draw *rest"], *, confidence: float = 0.95
+) -> tuple[Float[Tensor, "*rest"], Float[Tensor, "*rest"]]:
+    """The ends between which that share of the draws lies."""
+    ordered, tail = draws.sort(0).values, (1 - confidence) / 2
+    last = len(ordered) - 1
+    return ordered[round(tail * last)], ordered[round((1 - tail) * last)]
 
 
 def wilson(hits: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
