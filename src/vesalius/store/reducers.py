@@ -173,9 +173,27 @@ class Histogram:
         self.counts += torch.bincount(flat.flatten(), minlength=units * bins).view(units, bins)
         return changed
 
+    def count_active(
+        self, units: Int[Tensor, " active"], values: Float[Tensor, " active"]
+    ) -> Int[Tensor, " changed"]:
+        """As `count`, of sparse positive values, each of its own unit; bins begin at 0."""
+        high = torch.full_like(self.high, -torch.inf)
+        high.scatter_reduce_(0, units, _finite(values).double(), "amax")
+        changed = self._widen(torch.where(high > -torch.inf, 0.0, torch.inf), high)
+        size, bins = self.counts.shape
+        flat = self.bin_active(units, values) + bins * units
+        self.counts += torch.bincount(flat, minlength=size * bins).view(size, bins)
+        return changed
+
     def bin(self, values: Float[Tensor, "example unit position"]) -> Int[Tensor, "example unit position"]:
         """The number of each value's bin."""
         return _floor(values.double(), self.exponent[:, None]) - self.first[:, None]
+
+    def bin_active(
+        self, units: Int[Tensor, " active"], values: Float[Tensor, " active"]
+    ) -> Int[Tensor, " active"]:
+        """The number of the bin of each value, of its own unit."""
+        return _floor(values.double(), self.exponent[units]) - self.first[units]
 
     def _widen(self, low: Tensor, high: Tensor) -> Int[Tensor, " changed"]:
         changed = ((low < self.low) | (high > self.high)).nonzero()[:, 0]
