@@ -1,5 +1,6 @@
 """Networks and languages whose circuits are known, because we put them there: the test of the analyses."""
 
+from vesalius.testbed.board_tracker import board_tracker
 from vesalius.testbed.curve_network import curve_network
 from vesalius.testbed.handwritten_induction import handwritten_induction
 from vesalius.testbed.induction_task import induction_checkpoints, induction_task, repeated_blocks
@@ -11,6 +12,7 @@ from vesalius.testbed.toy_superposition import planted_superposition, toy_superp
 
 __all__ = [
     "bigram_table",
+    "board_tracker",
     "curve_network",
     "handwritten_induction",
     "induction_checkpoints",

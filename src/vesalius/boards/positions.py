@@ -91,20 +91,23 @@ def other_colour(boards: Int8[Tensor, "game ply square"]) -> Int8[Tensor, "game 
 
 
 @torch.no_grad()
-def streams(model: Model, given: Positions, *, batch: int = 256) -> Float[Tensor, "layer game ply d_model"]:
-    """The residual stream after every layer, at every ply."""
+def streams(
+    model: Model, given: Positions, sites: tuple[str, ...] = ("resid_post@*",), *, batch: int = 256
+) -> Float[Tensor, "site game ply d_model"]:
+    """What is at each of `sites` at every ply: after every layer, if none are named."""
     parts = []
     for tokens in given.tokens.split(batch):
-        with record(model, "resid_post@*", stop=True) as acts:
+        with record(model, sites, stop=True) as acts:
             model(tokens)
-        parts.append(acts.stack("resid_post@*")[:, :, given.first :].float())
+        found = torch.cat([acts.stack(site) for site in sites])
+        parts.append(found[:, :, given.first :].float().cpu())
     return torch.cat(parts, 1)
 
 
 @torch.no_grad()
 def next_moves(model: Model, given: Positions, *, batch: int = 256) -> Float[Tensor, "game ply move"]:
     """The logits of every next move."""
-    return torch.cat([given.moves(model.logits(tokens)) for tokens in given.tokens.split(batch)])
+    return torch.cat([given.moves(model.logits(tokens)).cpu() for tokens in given.tokens.split(batch)])
 
 
 def squares_of(
