@@ -1,0 +1,160 @@
+"""The products of sparse dictionary learning, none of which touches a latent that is not active.
+
+Once the dense product x W_enc has said which latents are active, all that follows needs only those: their values, the
+sum of what they write, and the gradients of both. Gao et al. 2024 (arXiv 2406.04093) describe the saving; here each
+product is one call of a routine that CPU and GPU have:
+
+1. the sum of what is written, row after row: `embedding_bag`;
+2. the gradient of the codes, inner products at the active places alone: `sampled_addmm`;
+3. the gradients of both weight matrices, sums over the rows in which a latent is active: `embedding_bag` again, on the
+   active places in the order of the latents;
+4. the gradient of the bias before the encoder, one product of a vector with a matrix instead of two matrices.
+
+Matrices are held with one row for each latent.
+"""
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding_bag
+
+
+@dataclass(frozen=True, eq=False)
+class Support:
+    """Which latents are active in which rows, row after row (CSR without values)."""
+
+    starts: Int[Tensor, " row_and_one"]
+    rows: Int[Tensor, " active"]
+    latents: Int[Tensor, " active"]
+    width: int
+    """How many latents there are."""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @classmethod
+    def of_mask(cls, mask: Bool[Tensor, "row latent"]) -> "Support":
+        """The places where `mask` is true."""
+        rows, latents = mask.nonzero(as_tuple=True)
+        return cls(_starts(rows, len(mask)), rows, latents, mask.shape[1])
+
+    @classmethod
+    def of_latents(cls, latents: Int[Tensor, "row k"], width: int) -> "Support":
+        """The same number of latents in each row."""
+        count, k = latents.shape
+        starts = torch.arange(0, count * k + 1, k, device=latents.device)
+        rows = torch.arange(count, device=latents.device).repeat_interleave(k, output_size=count * k)
+        return cls(starts, rows, latents.flatten(), width)
+
+    @cached_property
+    def by_latent(
+        self,
+    ) -> tuple[Int[Tensor, " active"], Int[Tensor, " active"], Int[Tensor, " latent_and_one"]]:
+        """The active places in the order of the latents: their numbers, their rows, and where each latent begins."""
+        order = self.latents.to(torch.int32).argsort(stable=True)
+        return order, self.rows[order], _starts(self.latents[order], self.width)
+
+    def sums(self, values: Float[Tensor, " active"]) -> Float[Tensor, " latent"]:
+        """The sum of the values of each latent."""
+        return values.new_zeros(self.width).index_add_(0, self.latents, values)
+
+
+def preactivations(
+    support: Support,
+    values: Float[Tensor, " active"],
+    centred: Float[Tensor, "row source"],
+    encoder: Float[Tensor, "latent source"],
+    bias: Float[Tensor, " latent"],
+    centre: Float[Tensor, " source"] | None,
+) -> Float[Tensor, " active"]:
+    """`values`, which are (x − centre) Wᵀ + bias at the active places, as a function of the weights."""
+    return _Preactivations.apply(values, centred, encoder, bias, centre, support)
+
+
+def decode(
+    support: Support, codes: Float[Tensor, " active"], decoder: Float[Tensor, "latent target"]
+) -> Float[Tensor, "row target"]:
+    """The sum of what the active latents write in each row."""
+    return _Decode.apply(codes, decoder, support)
+
+
+class _Preactivations(Function):
+    @staticmethod
+    def forward(ctx, values, centred, encoder, bias, centre, support):
+        ctx.support = support
+        ctx.save_for_backward(centred, encoder)
+        return values.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        centred, encoder = ctx.saved_tensors
+        support: Support = ctx.support
+        bias = support.sums(grad)
+        centre = -(bias @ encoder) if ctx.needs_input_grad[4] else None
+        return None, None, _over_rows(support, grad, centred), bias, centre, None
+
+
+class _Decode(Function):
+    @staticmethod
+    def forward(ctx, codes, decoder, support):
+        ctx.support = support
+        ctx.save_for_backward(codes, decoder)
+        return _bags(support.latents, decoder, support.starts, codes)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        codes, decoder = ctx.saved_tensors
+        support: Support = ctx.support
+        grad = grad.contiguous()
+        of_codes = _inner(support, grad, decoder) if ctx.needs_input_grad[0] else None
+        of_decoder = _over_rows(support, codes, grad) if ctx.needs_input_grad[1] else None
+        return of_codes, of_decoder, None
+
+
+def _over_rows(
+    support: Support, values: Float[Tensor, " active"], rows: Float[Tensor, "row width"]
+) -> Float[Tensor, "latent width"]:
+    """For each latent, the sum of the rows in which it is active, each times its value there."""
+    order, of_row, starts = support.by_latent
+    return _bags(of_row, rows, starts, values[order])
+
+
+def _inner(
+    support: Support, rows: Float[Tensor, "row width"], latents: Float[Tensor, "latent width"]
+) -> Float[Tensor, " active"]:
+    """The inner product of a row and a latent's vector at each active place."""
+    if not len(support.latents):
+        return rows.new_zeros(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sparse CSR is "in beta state"
+        pattern = torch.sparse_csr_tensor(
+            support.starts,
+            support.latents,
+            rows.new_zeros(len(support.latents)),
+            (len(support), support.width),
+        )
+    return torch.sparse.sampled_addmm(pattern, rows, latents.T, beta=0.0).values()
+
+
+def _bags(
+    index: Int[Tensor, " active"],
+    table: Float[Tensor, "entry width"],
+    starts: Int[Tensor, " bag_and_one"],
+    weights: Float[Tensor, " active"],
+) -> Float[Tensor, "bag width"]:
+    if not len(index):
+        return table.new_zeros(len(starts) - 1, table.shape[1])
+    return embedding_bag(index, table, starts[:-1], mode="sum", per_sample_weights=weights)
+
+
+def _starts(ordered: Int[Tensor, " active"], count: int) -> Int[Tensor, " count_and_one"]:
+    """Where each of `count` numbers begins in an ordered list of them."""
+    return torch.searchsorted(ordered, torch.arange(count + 1, device=ordered.device, dtype=ordered.dtype))
