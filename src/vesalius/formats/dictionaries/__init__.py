@@ -1,10 +1,41 @@
-"""Dictionaries on disk: our own, and those that other libraries publish."""
+"""Dictionaries on disk: our own, and those that other libraries publish, one file of this folder for each format.
+
+None of them executes anything a file says: pickles are read as tensors only, or refused.
+"""
 
 from pathlib import Path
 
 from vesalius.dictionaries import SparseDictionary
+from vesalius.errors import VesaliusError
+from vesalius.formats.dictionaries import (
+    circuit_tracer,
+    dictionary_learning,
+    gemma_scope,
+    gemma_scope_2,
+    saelens,
+    vesalius,
+)
+
+FORMATS = (vesalius, saelens, dictionary_learning, gemma_scope, gemma_scope_2, circuit_tracer)
 
 
-def read_dictionary(path: str | Path) -> SparseDictionary:
-    """Open a dictionary by the file or the folder that it is in."""
-    return SparseDictionary.load(path)
+def read_dictionary(path: str | Path, *, site: str = "", source: str = "") -> SparseDictionary:
+    """Open a dictionary by the file or the folder that it is in, whoever wrote it.
+
+    `site` names what it reconstructs, and `source` what it reads if that is another, where the file does not say so
+    in words that are understood here. Raises VesaliusError for what is none of the formats, for pickles, and for
+    computations that are more than a threshold after an affine map, such as a norm of each row.
+    """
+    path = Path(path).expanduser()
+    path = path if path.exists() else path.with_suffix(".safetensors")
+    if not path.exists():
+        raise VesaliusError(f"there is no dictionary at '{path}'; expected a file or a folder")
+    for format in FORMATS:
+        if format.recognises(path):
+            return format.read(path, site=site, source=source)
+    if path.suffix in (".pkl", ".pickle", ".pt", ".pth", ".bin"):
+        raise VesaliusError(f"'{path}' is a pickle, which may run anything; expected safetensors or npz")
+    raise VesaliusError(
+        f"'{path}' holds no dictionary in a known format; expected one file of ours, {saelens.FILES}, "
+        f"{dictionary_learning.FILES}, {gemma_scope.FILES}, or {circuit_tracer.FILES}"
+    )
