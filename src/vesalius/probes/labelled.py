@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -22,6 +21,7 @@ class Labelled:
 
     `again` gives all pieces from the start, from memory or from a store.
 
+    >>> import torch
     >>> labelled = Labelled.of(torch.zeros(2, 5, 3), torch.tensor([0, 1, 1, -1, 2]))
     >>> labelled.layers, labelled.width, labelled.targets, labelled.classes, labelled.rows
     (2, 3, 1, 3, 5)

@@ -9,6 +9,7 @@ targets share.
   directions as it has classes, so its inverse follows from the shared one (Woodbury 1950).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vesalius.dictionaries.probe import ProbeDictionary
 from vesalius.errors import VesaliusError
 from vesalius.probes.labelled import Labelled
 from vesalius.probes.moments import Moments, moments
@@ -36,12 +38,8 @@ class LinearProbes:
 
     def logits(self, acts: Float[Tensor, "*layer row width"]) -> Float[Tensor, "layer row target class"]:
         """The score of every class; differentiable."""
-        acts = acts if acts.dim() == 3 else acts[None]
         layers, targets, width, _ = self.weight.shape
-        if acts.shape[2] != width or len(acts) != layers:
-            raise VesaliusError(
-                f"activations of {len(acts)} layers of {acts.shape[2]} units were given to probes for {layers} of {width}"
-            )
+        acts = layered(acts, layers=layers, width=width)
         flat = rearrange(self.weight, "l t width c -> l width (t c)")
         scores = torch.bmm(acts.to(flat), flat)
         return rearrange(scores, "l row (t c) -> l row t c", t=targets) + self.bias[:, None]
@@ -67,6 +65,34 @@ class LinearProbes:
         classes = weight.shape[1]
         others = [n for n in range(classes) if n != of] if less is None else [less]
         return weight[:, of] - weight[:, others].mean(1)
+
+    def dictionary(
+        self,
+        layer: int,
+        target: int = 0,
+        *,
+        site: str,
+        classes: Sequence[str],
+        name: str = "",
+        about: dict | None = None,
+    ) -> ProbeDictionary:
+        """One of the probes, its classes named, as a dictionary of a site."""
+        weight, bias = self.weight[layer, target], self.bias[layer, target]
+        return ProbeDictionary(
+            site, weight.cpu(), bias.cpu(), tuple(classes), name, {"kind": self.kind, **(about or {})}
+        )
+
+
+def layered(
+    acts: Float[Tensor, "*layer row width"], *, layers: int, width: int
+) -> Float[Tensor, "layer row width"]:
+    """Activations of as many layers and units as probes read. Raises VesaliusError if they are not."""
+    acts = acts if acts.dim() == 3 else acts[None]
+    if (len(acts), acts.shape[2]) != (layers, width):
+        raise VesaliusError(
+            f"activations of {acts.shape[2]} units at {len(acts)} layers were given to probes of {width} at {layers}"
+        )
+    return acts
 
 
 def ridge(labelled: Labelled, *, penalty: float = PENALTY) -> LinearProbes:

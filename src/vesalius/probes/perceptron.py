@@ -12,8 +12,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vesalius.errors import VesaliusError
 from vesalius.probes.labelled import Labelled
+from vesalius.probes.linear import layered
 from vesalius.probes.moments import spread
 
 BATCH = 512
@@ -31,12 +31,7 @@ class MLPProbes:
 
     def logits(self, acts: Float[Tensor, "*layer row width"]) -> Float[Tensor, "layer row target class"]:
         """The score of every class; differentiable."""
-        acts = acts if acts.dim() == 3 else acts[None]
-        layers, width, _ = self.W_in.shape
-        if acts.shape[2] != width or len(acts) != layers:
-            raise VesaliusError(
-                f"activations of {len(acts)} layers of {acts.shape[2]} units were given to probes for {layers} of {width}"
-            )
+        acts = layered(acts, layers=len(self.W_in), width=self.W_in.shape[1])
         return _scores(acts.to(self.W_in), self.W_in, self.b_in, self.W_out) + self.b_out[:, None]
 
     def probabilities(

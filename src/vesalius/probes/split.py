@@ -33,9 +33,9 @@ def splits(
 
     Raises VesaliusError for fewer than three groups.
 
-    >>> parts = splits(["a", "a", "b", "c", "c", "c"], seed=1)
+    >>> parts = splits(list("aabbccddee"))
     >>> [len(part) for part in (parts.train, parts.validation, parts.test)]
-    [3, 1, 2]
+    [6, 2, 2]
     """
     names = groups.tolist() if isinstance(groups, Tensor) else groups
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
