@@ -81,6 +81,13 @@ def every() -> dict[str, Figure]:
         "tuning": figures.tuning(
             range(0, 360, 30), {HOSTILE: torch.randn(12), "b": [None, *range(11)]}, title="t", value_label="sd"
         ),
+        "board": figures.board(
+            [
+                {"label": HOSTILE, "dark": torch.eye(4), "light": 0.5 - torch.eye(4) / 2, "marked": ["A1", "d4"]},
+                {"label": "b", "values": [[0.1, None], [-0.2, 12]], "legal": [[True, False], [False, True]]},
+            ],
+            title="t", stones=("mine", HOSTILE), value_label="p", diverging=True,
+        ),
         "labelling": figures.labelling(
             pictures(3), classes=["curve", HOSTILE], keys=["a", "b", HOSTILE], title="t", caption="c"
         ),
@@ -181,6 +188,12 @@ def test_blind_labelling_knows_nothing_but_pictures_and_keys():
         lambda: figures.tuning([0, 1], {"a": [1]}, title=""),
         lambda: figures.tuning([1, 0], {"a": [1, 2]}, title=""),
         lambda: figures.tuning([0, 400], {"a": [1, 2]}, title=""),
+        lambda: figures.board([], title=""),
+        lambda: figures.board([{"label": "a"}], title=""),
+        lambda: figures.board([{"label": "a", "dark": [[1, 2]]}], title=""),
+        lambda: figures.board([{"label": "a", "dark": [[1]], "values": [[1, 2], [3, 4]]}], title=""),
+        lambda: figures.board([{"label": "a", "dark": [[1]], "marked": ["A2"]}], title=""),
+        lambda: figures.board([{"label": "a", "dark": [[1]]}], title="", stones=("one",)),
         lambda: figures.labelling(pictures(2), classes=["a"], keys=["1", "2"], title=""),
         lambda: figures.labelling(pictures(2), classes=["a", "a"], keys=["1", "2"], title=""),
         lambda: figures.labelling(pictures(2), classes=["a", "b"], keys=["1", "1"], title=""),

@@ -1,5 +1,7 @@
 /** The JSON that vesalius.figures writes: one interface per kind of figure. */
 
+import type { Packed } from "./packed";
+
 export type Num = number | null;
 export type Reference = ["x" | "y" | "diagonal", number, string];
 
@@ -131,8 +133,53 @@ export interface Labelling {
   classes: string[];
   keys: string[];
 }
+export interface OneBoard {
+  label: string;
+  dark: Num[][] | null;
+  light: Num[][] | null;
+  values: Num[][] | null;
+  legal: boolean[][] | null;
+  marked: [number, number][];
+}
+export interface Board {
+  boards: OneBoard[];
+  stones: [string, string];
+  value_label: string;
+  diverging: boolean;
+  columns: number | null;
+}
 /** What a reader said of the pictures: the class of each key. */
 export type Labels = Record<string, string>;
+export interface Dashboard {
+  latents: Packed;
+  columns: Record<string, Packed>;
+  counts: Packed;
+  widths: Packed;
+  intervals: number;
+  examples: {
+    starts: Packed;
+    groups: Packed;
+    values: Packed;
+    windows: Packed;
+    tokens?: Packed;
+    effects?: Packed;
+    measured?: Packed;
+    scale?: Packed;
+  };
+  logits: { tokens: Packed; values: Packed; counts: Packed; low: Packed; high: Packed } | null;
+  related: { title: string; units: Packed; values: Packed }[];
+  texts: { tokens: Packed; starts: Packed; latents: Packed; values: Packed }[];
+  vocabulary: string[];
+  pictures: {
+    images: (Picture | null)[];
+    of: Packed;
+    places: Packed;
+    columns: number;
+    size: number;
+    stride: number;
+    offset: number;
+  } | null;
+}
 export interface Group {
   figures: Figure[];
 }
@@ -151,8 +198,10 @@ interface Kinds {
   images: Images;
   gallery: Gallery;
   circuit: Circuit;
+  dashboard: Dashboard;
   tuning: Tuning;
   labelling: Labelling;
+  board: Board;
   group: Group;
 }
 export type Figure = {

@@ -1,5 +1,6 @@
 """Figures: the functions that make them, and `Figure` itself."""
 
+from vesalius.figures.boards import board
 from vesalius.figures.components import (
     attention,
     bars,
@@ -21,6 +22,7 @@ __all__ = [
     "Figure",
     "attention",
     "bars",
+    "board",
     "circuit",
     "gallery",
     "graph",

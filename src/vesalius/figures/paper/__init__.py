@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vesalius.figures.figure import Figure
-from vesalius.figures.paper import charts, circuits, features, pictures
+from vesalius.figures.paper import boards, charts, circuits, features, pictures
 from vesalius.figures.paper.ink import Data, printable
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ DRAWN: dict[str, Callable[[Data, "SubFigure"], None]] = {
     "labelling": pictures.labelling,
     "circuit": features.circuit,
     "tuning": features.tuning,
+    "board": boards.board,
 }
 
 SIZES: dict[str, Callable[[Data], tuple[float, float]]] = {
@@ -52,6 +53,7 @@ SIZES: dict[str, Callable[[Data], tuple[float, float]]] = {
     "labelling": pictures.labelling_size,
     "circuit": features.circuit_size,
     "tuning": features.tuning_size,
+    "board": boards.board_size,
 }
 """Those whose size follows from how their parts are laid out."""
 
