@@ -14,6 +14,7 @@ from vesalius.figures.components import (
     table,
     tokens,
 )
+from vesalius.figures.dashboards import dashboard
 from vesalius.figures.families import tuning
 from vesalius.figures.figure import Figure
 from vesalius.figures.pictures import circuit, gallery, images, labelling
@@ -24,6 +25,7 @@ __all__ = [
     "bars",
     "board",
     "circuit",
+    "dashboard",
     "gallery",
     "graph",
     "group",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vesalius.figures.figure import Figure
-from vesalius.figures.paper import boards, charts, circuits, features, pictures
+from vesalius.figures.paper import boards, charts, circuits, dashboards, features, pictures
 from vesalius.figures.paper.ink import Data, printable
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ DRAWN: dict[str, Callable[[Data, "SubFigure"], None]] = {
     "circuit": features.circuit,
     "tuning": features.tuning,
     "board": boards.board,
+    "dashboard": dashboards.dashboard,
 }
 
 SIZES: dict[str, Callable[[Data], tuple[float, float]]] = {
@@ -54,6 +55,7 @@ SIZES: dict[str, Callable[[Data], tuple[float, float]]] = {
     "circuit": features.circuit_size,
     "tuning": features.tuning_size,
     "board": boards.board_size,
+    "dashboard": dashboards.dashboard_size,
 }
 """Those whose size follows from how their parts are laid out."""
 

@@ -73,7 +73,7 @@ def printable(value: Any) -> Any:
     if isinstance(value, list):
         return [printable(item) for item in value]
     if isinstance(value, dict):
-        return {printable(k): v if k == "src" else printable(v) for k, v in value.items()}
+        return {printable(k): v if k in ("src", "bytes") else printable(v) for k, v in value.items()}
     return value
 
 
