@@ -1,0 +1,242 @@
+"""An activation store: what a harvest wrote, read row by row, shuffled or in order, from a disk or a URL."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vesalius.errors import VesaliusError, nearest
+from vesalius.site import Site
+from vesalius.store.columns import available, open_column
+from vesalius.store.folder import Folder, LocalFolder, open_folder
+from vesalius.store.order import POOL, Order, Pool
+from vesalius.store.plan import Manifest, read_manifest, shard_name
+from vesalius.store.precision import SCALE, STORED, value_of
+from vesalius.store.shard import Header, check_shard, read_header
+
+
+class Places(NamedTuple):
+    """Where rows are from."""
+
+    context: Int[Tensor, " row"]
+    position: Int[Tensor, " row"]
+    """The place in the context: of a token, or `row · columns + column` of a map."""
+    document: Int[Tensor, " row"]
+    token: Int[Tensor, " row"] | None
+    """None of pictures."""
+
+
+class ActivationStore:
+    """The rows of several sites at the same places; `store[site]` and `store[[site, other]]` are `Rows`."""
+
+    def __init__(self, folder: Folder, manifest: Manifest) -> None:
+        if manifest.shards is None:
+            done = len([name for name in folder.names() if name[:6].isdecimal()])
+            raise VesaliusError(
+                f"the harvest in '{folder.place}' was stopped after {done} of {manifest.plan.shards} shards; "
+                "run it again, it goes on from there"
+            )
+        self.folder, self.manifest, self.plan = folder, manifest, manifest.plan
+        self.shards = manifest.shards
+
+    def __repr__(self) -> str:
+        sites = ", ".join(f"{site} ({width})" for site, width in zip(self.sites, self.widths))
+        return f"ActivationStore({self.folder.place}: {self.rows:,} rows of {sites}, {self.plan.dtype})"
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return self.plan.sites
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return self.plan.widths
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    @property
+    def dropped(self) -> int:
+        """Rows left out because they were not finite, or their picture could not be read."""
+        return sum(shard.dropped for shard in self.shards)
+
+    @property
+    def about(self) -> dict:
+        """Which model, which data, how they were kept."""
+        plan = self.plan
+        return {
+            "model": plan.model, "model_hash": plan.model_hash, "data_hash": plan.data_hash, "dtype": plan.dtype,
+            "contexts": plan.contexts, "per_context": plan.per_context, "seed": plan.seed, "rows": self.rows,
+        }  # fmt: skip
+
+    def __getitem__(self, sites: str | Site | Sequence[str | Site]) -> "StoredRows":
+        chosen = [sites] if isinstance(sites, str | Site) else list(sites)
+        return StoredRows(self, tuple(self._site(one) for one in chosen))
+
+    def of(self, model_hash: str) -> "ActivationStore":
+        """The store itself; raises VesaliusError if it is of a model with other weights."""
+        if model_hash != self.plan.model_hash:
+            raise VesaliusError(
+                f"'{self.folder.place}' holds activations of {self.plan.model} ({self.plan.model_hash[:12]}…); "
+                f"the model given has other weights ({model_hash[:12]}…)"
+            )
+        return self
+
+    def places(self, first: int = 0, last: int | None = None) -> Places:
+        """Where the rows from one number to another are from, as `rows` gives them."""
+        last = self.rows if last is None else last
+        labels = [label for label in Places._fields if label in self.headers[0].columns]
+        found = {label: self.column(label, mapped=False).stretch(first, last).long() for label in labels}
+        return Places(
+            found["context"], found["position"], found.get("document", found["context"]), found.get("token")
+        )
+
+    def verify(self) -> list[str]:
+        """Read all of it; one sentence for each file that is missing, cut off or damaged."""
+        wrong = []
+        for number, shard in enumerate(self.shards):
+            name = shard_name(number)
+            try:
+                if name not in self.folder.names():
+                    raise VesaliusError(f"'{name}' is missing from '{self.folder.place}'")
+                if check_shard(self.folder, name).metadata["sha256"] != shard.sha256:
+                    raise VesaliusError(f"'{name}' in '{self.folder.place}' is not the file of the manifest")
+            except VesaliusError as error:
+                wrong.append(str(error))
+        return wrong
+
+    @cached_property
+    def headers(self) -> list[Header]:
+        """Of each shard; raises VesaliusError for one that is missing, cut off or holds something else."""
+        names, headers = self.folder.names(), []
+        wanted = {site: (STORED[self.plan.dtype], (width,)) for site, width in zip(self.sites, self.widths)}
+        for number, shard in enumerate(self.shards):
+            name = shard_name(number)
+            if name not in names:
+                raise VesaliusError(
+                    f"'{name}' is missing from '{self.folder.place}'; run the harvest again to make it anew"
+                )
+            header = read_header(self.folder, name)
+            for site, (dtype, width) in wanted.items():
+                column = header.columns.get(site)
+                if column is None or (column.dtype, column.shape) != (dtype, (shard.rows, *width)):
+                    has = "nothing" if column is None else f"{column.dtype} {list(column.shape)}"
+                    raise VesaliusError(
+                        f"'{name}' in '{self.folder.place}' has {has} at '{site}'; the manifest says "
+                        f"{dtype} {[shard.rows, *width]}"
+                    )
+            headers.append(header)
+        return headers
+
+    def column(self, label: str, *, mapped: bool):
+        """One column of all shards."""
+        files = [(shard_name(number), header.columns[label]) for number, header in enumerate(self.headers)]
+        return open_column(self.folder, files, mapped=mapped)
+
+    def _site(self, site: str | Site) -> str:
+        name = str(Site.parse(site))
+        if name not in self.sites:
+            raise VesaliusError(
+                f"'{name}' is not in '{self.folder.place}'; it has {', '.join(self.sites)}{nearest(name, self.sites)}"
+            )
+        return name
+
+
+class StoredRows:
+    """Rows of some sites of a store, to learn from: see `Rows`.
+
+    `batch` draws from an order that is known in advance (see `order`): rows are mixed with `pool` others, and read in
+    blocks. Where the sites fit the memory they are mapped; where not, one pool is read while another is used.
+    """
+
+    def __init__(
+        self, store: ActivationStore, sites: tuple[str, ...], *, pool: int = POOL, mapped: bool | None = None
+    ) -> None:
+        self.store, self.sites, self._pool = store, sites, pool
+        width = dict(zip(store.sites, store.widths))
+        self.widths = tuple(width[site] for site in sites)
+        size = store.rows * sum(self.widths) * STORED[store.plan.dtype].itemsize
+        local = isinstance(store.folder, LocalFolder)
+        self.mapped = local and (size < available() if mapped is None else mapped)
+        """Whether rows are read as memory."""
+        self._numbers = [store.column(site, mapped=self.mapped) for site in sites]
+        scaled = store.plan.dtype == "int8"
+        self._scales = [store.column(SCALE + site, mapped=self.mapped) if scaled else None for site in sites]
+        self._reader = ThreadPoolExecutor(1)
+        self._read: dict[tuple[Order, Pool], Future] = {}
+
+    def __len__(self) -> int:
+        return self.store.rows
+
+    def __repr__(self) -> str:
+        return f"StoredRows({', '.join(self.sites)}: {len(self):,} rows)"
+
+    @property
+    def about(self) -> dict:
+        return {**self.store.about, "sites": list(self.sites), "pool": self.pool}
+
+    @property
+    def pool(self) -> int:
+        """How many rows are mixed with each other at least."""
+        return len(self) // Order(len(self), pool=self._pool).pools
+
+    def mixed(self, pool: int) -> "StoredRows":
+        """The same rows, mixed in pools of another size."""
+        return StoredRows(self.store, self.sites, pool=pool, mapped=self.mapped)
+
+    def batch(
+        self, step: int, size: int, *, seed: int = 0, rank: int = 0, world: int = 1
+    ) -> tuple[Float[Tensor, "row width"], ...]:
+        """`size` rows of each site, those from `step · size` on of the endless order of this rank."""
+        order = Order(len(self), seed=seed, rank=rank, world=world, pool=self._pool)
+        if self.mapped:
+            rows = order.at(step * size, size)
+            found = [column.take(rows) for column in self._numbers]
+            scales = [column and column.take(rows) for column in self._scales]
+        else:
+            pieces = [
+                [column[start:stop] for column in self._pooled(order, pool)]
+                for pool, start, stop in order.pieces(step * size, size)
+            ]
+            joined = [torch.cat(parts) for parts in zip(*pieces)]
+            found, scales = joined[: len(self.sites)], joined[len(self.sites) :] or self._scales
+        return tuple(value_of(numbers, scale) for numbers, scale in zip(found, scales))
+
+    def rows(self, first: int, last: int) -> tuple[Float[Tensor, "row width"], ...]:
+        """The rows from one number to another, in the order in which they lie."""
+        return tuple(
+            value_of(numbers.stretch(first, last), scales and scales.stretch(first, last))
+            for numbers, scales in zip(self._numbers, self._scales)
+        )
+
+    def _pooled(self, order: Order, pool: Pool) -> list[Tensor]:
+        """The rows of a pool in their order, as they are kept; the pool after it is read meanwhile."""
+        after = order.after(pool)
+        for wanted in (pool, after):
+            if (order, wanted) not in self._read:
+                self._read[order, wanted] = self._reader.submit(self._fetch, order, wanted)
+        self._read = {key: self._read[key] for key in ((order, pool), (order, after))}
+        return self._read[order, pool].result()
+
+    def _fetch(self, order: Order, pool: Pool) -> list[Tensor]:
+        rows = order.within(pool, 0, pool.rows)
+        return [column.take(rows) for column in (*self._numbers, *self._scales) if column is not None]
+
+
+def open_store(place: str | Path) -> ActivationStore:
+    """A store by its folder or URL. Raises VesaliusError if there is none, it is not finished, or it is damaged."""
+    folder = open_folder(place)
+    if isinstance(folder, LocalFolder) and not folder.path.is_dir():
+        near = [str(path) for path in folder.path.parent.iterdir()] if folder.path.parent.is_dir() else []
+        raise VesaliusError(
+            f"'{place}' does not exist; expected an activation store{nearest(str(place), near)}"
+        )
+    return ActivationStore(folder, read_manifest(folder))

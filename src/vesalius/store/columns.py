@@ -1,0 +1,110 @@
+"""One column of a store, of all its shards one after the other: rows by their numbers, whatever they lie on.
+
+A column that fits the memory is mapped: the system keeps what is read, and a row is there when it is touched. One
+that does not, or lies elsewhere, is read in ranges, many at once: neighbouring rows are one range.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int, Shaped
+from numpy import ndarray
+from torch import Tensor
+
+from vesalius.store.folder import Folder, LocalFolder
+from vesalius.store.shard import Column
+
+AVAILABLE = Path("/proc/meminfo")
+
+
+class Mapped:
+    """A column that is read as memory."""
+
+    def __init__(self, folder: LocalFolder, files: Sequence[tuple[str, Column]]) -> None:
+        self.starts = _starts(files)
+        self.parts = [_mapped(folder.path / name, column) for name, column in files]
+        self.empty = torch.empty(0, *files[0][1].shape[1:], dtype=files[0][1].dtype)
+
+    def take(self, rows: Int[ndarray, " row"]) -> Shaped[Tensor, "row *width"]:
+        """The rows of these numbers, in their order."""
+        if len(self.parts) == 1:
+            return self.parts[0].index_select(0, torch.from_numpy(rows))
+        out = self.empty.new_empty(len(rows), *self.empty.shape[1:])
+        shards = np.searchsorted(self.starts, rows, side="right") - 1
+        order = shards.argsort(kind="stable")
+        bounds = np.searchsorted(shards[order], np.arange(len(self.parts) + 1))
+        for number in np.unique(shards):
+            chosen = order[bounds[number] : bounds[number + 1]]
+            local = torch.from_numpy(rows[chosen] - self.starts[number])
+            out.index_copy_(0, torch.from_numpy(chosen), self.parts[number].index_select(0, local))
+        return out
+
+    def stretch(self, first: int, last: int) -> Shaped[Tensor, "row *width"]:
+        """The rows from one number to another."""
+        pieces = [
+            part[max(first - start, 0) : max(last - start, 0)] for part, start in zip(self.parts, self.starts)
+        ]
+        pieces = [piece for piece in pieces if len(piece)]
+        return pieces[0] if len(pieces) == 1 else torch.cat([self.empty, *pieces])
+
+
+class Ranged:
+    """A column that is read in ranges of bytes."""
+
+    def __init__(self, folder: Folder, files: Sequence[tuple[str, Column]]) -> None:
+        self.folder, self.files, self.starts = folder, files, _starts(files)
+        self.dtype, self.width = files[0][1].dtype, files[0][1].shape[1:]
+        self.row = int(np.prod(self.width, dtype=np.int64)) * self.dtype.itemsize
+
+    def take(self, rows: Int[ndarray, " row"]) -> Shaped[Tensor, "row *width"]:
+        """The rows of these numbers, in their order."""
+        order = rows.argsort(kind="stable")
+        found = self._runs(rows[order])
+        out = torch.empty_like(found)
+        return out.index_copy_(0, torch.from_numpy(order), found)
+
+    def stretch(self, first: int, last: int) -> Shaped[Tensor, "row *width"]:
+        """The rows from one number to another."""
+        return self._runs(np.arange(first, last))
+
+    def _runs(self, rows: Int[ndarray, " row"]) -> Shaped[Tensor, "row *width"]:
+        """Rows in ascending order."""
+        shards = np.searchsorted(self.starts, rows, side="right") - 1
+        ends = np.flatnonzero((np.diff(rows) != 1) | (np.diff(shards) != 0)) + 1
+        wanted = []
+        for run in np.split(np.arange(len(rows)), ends) if len(rows) else ():
+            shard = int(shards[run[0]])
+            (name, column), start = self.files[shard], int(self.starts[shard])
+            first = column.first + (int(rows[run[0]]) - start) * self.row
+            wanted.append((name, first, first + len(run) * self.row))
+        data = bytearray(b"".join(self.folder.ranges(wanted))) if wanted else bytearray()
+        if not data:
+            return torch.empty(len(rows), *self.width, dtype=self.dtype)
+        return torch.frombuffer(data, dtype=self.dtype).view(len(rows), *self.width)
+
+
+def open_column(folder: Folder, files: Sequence[tuple[str, Column]], *, mapped: bool) -> Mapped | Ranged:
+    """The column that lies in these files."""
+    return Mapped(folder, files) if mapped and isinstance(folder, LocalFolder) else Ranged(folder, files)
+
+
+def available() -> int:
+    """Bytes of memory that are free, or used only to keep files."""
+    if not AVAILABLE.exists():
+        return 0
+    line = next(line for line in AVAILABLE.read_text().splitlines() if line.startswith("MemAvailable"))
+    return 1024 * int(line.split()[1])
+
+
+def _starts(files: Sequence[tuple[str, Column]]) -> Int[ndarray, " shard"]:
+    return np.array(list(accumulate((column.shape[0] for _, column in files), initial=0))[:-1])
+
+
+def _mapped(path: Path, column: Column) -> Shaped[Tensor, "row *width"]:
+    if column.first == column.last:
+        return torch.empty(column.shape, dtype=column.dtype)
+    data = np.memmap(path, np.uint8, "c", offset=column.first, shape=column.last - column.first)
+    return torch.from_numpy(data).view(column.dtype).view(column.shape)
