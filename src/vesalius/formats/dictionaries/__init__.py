@@ -5,7 +5,7 @@ None of them executes anything a file says: pickles are read as tensors only, or
 
 from pathlib import Path
 
-from vesalius.dictionaries import SparseDictionary
+from vesalius.dictionaries import Dictionary
 from vesalius.errors import VesaliusError
 from vesalius.formats.dictionaries import (
     circuit_tracer,
@@ -19,7 +19,7 @@ from vesalius.formats.dictionaries import (
 FORMATS = (vesalius, saelens, dictionary_learning, gemma_scope, gemma_scope_2, circuit_tracer)
 
 
-def read_dictionary(path: str | Path, *, site: str = "", source: str = "") -> SparseDictionary:
+def read_dictionary(path: str | Path, *, site: str = "", source: str = "") -> Dictionary:
     """Open a dictionary by the file or the folder that it is in, whoever wrote it.
 
     `site` names what it reconstructs, and `source` what it reads if that is another, where the file does not say so

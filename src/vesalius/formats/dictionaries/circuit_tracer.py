@@ -59,7 +59,7 @@ def read(path: Path, *, site: str = "", source: str = "") -> SparseDictionary:
         tensors["W_dec"],
         tensors["b_dec"],
         thresholds(tensors, len(tensors["b_enc"])),
-        int(k) if activation == "topk" else None,
+        int(k) if activation == "topk" and k is not None else None,
         source=source or ("" if site or reads == writes else reads),
         W_skip=tensors["W_skip"].T.contiguous() if "W_skip" in tensors else None,
         about={"format": "circuit-tracer", "config": config},

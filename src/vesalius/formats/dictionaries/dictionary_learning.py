@@ -57,11 +57,15 @@ def read(path: Path, *, site: str = "", source: str = "") -> SparseDictionary:
     there = site_of_words(trainer.get("submodule_name") or "", layer=layer)
     return SparseDictionary(
         known(site or there, path),
-        threshold=thresholds(parts, len(parts["b_enc"])),
-        k=int(tensors["k"]) if kind == "AutoEncoderTopK" else None,
+        parts["W_enc"],
+        parts["b_enc"],
+        parts["W_dec"],
+        parts["b_dec"],
+        thresholds(parts, len(parts["b_enc"])),
+        int(tensors["k"]) if kind == "AutoEncoderTopK" else None,
         source=source,
+        b_in=parts.get("b_in"),
         about={"format": "dictionary_learning", "config": config},
-        **{name: part for name, part in parts.items() if name != "threshold"},
     )
 
 

@@ -39,7 +39,10 @@ def read(path: Path, *, site: str = "", source: str = "") -> SparseDictionary:
     there, read_from = _places(file)
     return SparseDictionary(
         known(site or there, file),
-        *(tensors[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")),
+        tensors["W_enc"],
+        tensors["b_enc"],
+        tensors["W_dec"],
+        tensors["b_dec"],
         thresholds(tensors, len(tensors["b_enc"])),
         source=source or ("" if site else read_from),
         about={"format": "gemma-scope", "folder": "/".join(file.parent.parts[-4:])},

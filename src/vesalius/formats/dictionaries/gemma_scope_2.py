@@ -27,7 +27,10 @@ def read(path: Path, *, site: str = "", source: str = "") -> SparseDictionary:
     reads, writes = (_site(str(config.get(key, ""))) for key in ("hf_hook_point_in", "hf_hook_point_out"))
     return SparseDictionary(
         known(site or writes, file),
-        *(tensors[name] for name in ("w_enc", "b_enc", "w_dec", "b_dec")),
+        tensors["w_enc"],
+        tensors["b_enc"],
+        tensors["w_dec"],
+        tensors["b_dec"],
         thresholds(tensors, len(tensors["b_enc"])),
         source=source or (reads if reads != writes and not site else ""),
         W_skip=tensors.get("affine_skip_connection"),
