@@ -25,6 +25,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
 
+CROWDED = 0.3
+"""Share of the latents that is active from which on matrices are faster; early in training a rectifier lets half pass."""
+
+
 @dataclass(frozen=True, eq=False)
 class Support:
     """Which latents are active in which rows, row after row (CSR without values)."""
@@ -41,8 +45,9 @@ class Support:
     @classmethod
     def of_mask(cls, mask: Bool[Tensor, "row latent"]) -> "Support":
         """The places where `mask` is true."""
-        rows, latents = mask.nonzero(as_tuple=True)
-        return cls(_starts(rows, len(mask)), rows, latents, mask.shape[1])
+        places = mask.flatten().nonzero().flatten()
+        rows = places.div(mask.shape[1], rounding_mode="floor")
+        return cls(_starts(rows, len(mask)), rows, places - rows * mask.shape[1], mask.shape[1])
 
     @classmethod
     def of_latents(cls, latents: Int[Tensor, "row k"], width: int) -> "Support":
@@ -57,8 +62,27 @@ class Support:
         self,
     ) -> tuple[Int[Tensor, " active"], Int[Tensor, " active"], Int[Tensor, " latent_and_one"]]:
         """The active places in the order of the latents: their numbers, their rows, and where each latent begins."""
-        order = self.latents.to(torch.int32).argsort(stable=True)
-        return order, self.rows[order], _starts(self.latents[order], self.width)
+        ordered, order = self.latents.to(torch.int32).sort(stable=True)
+        return order, self.rows.index_select(0, order), _starts(ordered, self.width)
+
+    @cached_property
+    def places(self) -> Int[Tensor, " active"]:
+        """The numbers of the active places in the matrix of all."""
+        return self.rows * self.width + self.latents
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many are active that the products of whole matrices are the faster ones."""
+        return len(self.latents) > CROWDED * len(self) * self.width
+
+    def of(self, dense: Float[Tensor, "row latent"]) -> Float[Tensor, " active"]:
+        """The entries at the active places."""
+        return dense.flatten().index_select(0, self.places)
+
+    def dense(self, values: Float[Tensor, " active"]) -> Float[Tensor, "row latent"]:
+        """Values at the active places, and 0 elsewhere."""
+        full = values.new_zeros(len(self) * self.width)
+        return full.index_copy_(0, self.places, values).view(len(self), self.width)
 
     def sums(self, values: Float[Tensor, " active"]) -> Float[Tensor, " latent"]:
         """The sum of the values of each latent."""
@@ -106,6 +130,8 @@ class _Decode(Function):
     def forward(ctx, codes, decoder, support):
         ctx.support = support
         ctx.save_for_backward(codes, decoder)
+        if support.crowded:
+            return support.dense(codes) @ decoder
         return _bags(support.latents, decoder, support.starts, codes)
 
     @staticmethod
@@ -123,8 +149,10 @@ def _over_rows(
     support: Support, values: Float[Tensor, " active"], rows: Float[Tensor, "row width"]
 ) -> Float[Tensor, "latent width"]:
     """For each latent, the sum of the rows in which it is active, each times its value there."""
+    if support.crowded:
+        return support.dense(values).T @ rows
     order, of_row, starts = support.by_latent
-    return _bags(of_row, rows, starts, values[order])
+    return _bags(of_row, rows, starts, values.index_select(0, order))
 
 
 def _inner(
@@ -133,6 +161,8 @@ def _inner(
     """The inner product of a row and a latent's vector at each active place."""
     if not len(support.latents):
         return rows.new_zeros(0)
+    if support.crowded:
+        return support.of(rows @ latents.T)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sparse CSR is "in beta state"
         pattern = torch.sparse_csr_tensor(

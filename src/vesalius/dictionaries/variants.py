@@ -49,8 +49,8 @@ class Pass:
 
     def at(self, support: Support) -> Float[Tensor, " active"]:
         """Activations before the threshold at other places."""
-        w, values = self.weights, self.pre[support.rows, support.latents]
-        return preactivations(support, values, self.centred, w.encoder, w.b_enc, w.centre)
+        w = self.weights
+        return preactivations(support, support.of(self.pre), self.centred, w.encoder, w.b_enc, w.centre)
 
     @property
     def squared(self) -> Float[Tensor, ""]:
@@ -380,7 +380,7 @@ def _positive(pre: Float[Tensor, "row latent"], weights: Weights) -> tuple[Suppo
 
 def _where(pre: Tensor, mask: Tensor) -> tuple[Support, Tensor]:
     support = Support.of_mask(mask)
-    return support, pre[support.rows, support.latents]
+    return support, support.of(pre)
 
 
 def _largest_of_batch(
