@@ -40,10 +40,10 @@ class ConceptActivations:
             **dict(zip(("positive", "negative"), exchanged(self.positive, self.negative, flip), strict=True)),
         )
 
-    def right(self, reader: str, *, seed: int = 0) -> Float[Tensor, "pair layer"]:
+    def right(self, reader: str, *, folds: int = 5, seed: int = 0) -> Float[Tensor, "pair layer"]:
         """Whether each pair is told the right way round by a direction fitted on the other groups."""
         return right_share(
-            held_out_margins(self.positive, self.negative, self.groups, reader=reader, seed=seed)
+            held_out_margins(self.positive, self.negative, self.groups, reader=reader, folds=folds, seed=seed)
         )
 
     def agreement(self, reader: str, *, seed: int = 0) -> Float[Tensor, " layer"]:
@@ -55,7 +55,7 @@ class ConceptActivations:
         """Held-out accuracy at the last layer, and a warning where PCA finds something else than the concept."""
         known = {"accuracy": self.right(reader, seed=seed)[:, -1].mean().item()}
         flagged = warning(
-            self.agreement("pca" if reader == "difference_of_means" else reader, seed=seed), self.layers
+            self.agreement(reader if reader.startswith("pca") else "pca", seed=seed), self.layers
         )
         return known | ({"warning": flagged} if flagged else {})
 

@@ -1,4 +1,4 @@
-"""Text continued token by token, plain or under edits: many prompts at once, with the network's own cache where it has one.
+"""Text continued token by token, plain or under edits: many prompts at once, with the network's cache if it has one.
 
 Prompts of one length run together, so that nothing is padded and every prompt gets exactly what it would alone.
 """

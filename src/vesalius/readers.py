@@ -88,7 +88,7 @@ def mass_mean(positive: Acts, negative: Acts, seed: int = 0) -> Directions:
 
 def random(positive: Acts, negative: Acts, seed: int = 0) -> Directions:
     """A direction drawn at random, signed by the majority of pairs: what every other reader has to beat."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(7_919 + 104_729 * seed)  # not the stream that made the weights
     drawn = torch.randn(positive.shape[1:], generator=generator, dtype=torch.float64)
     return _signed(drawn, positive, negative)
 

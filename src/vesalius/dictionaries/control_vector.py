@@ -114,7 +114,9 @@ class ControlVector:
 
     def random_like(self, seed: int) -> "ControlVector":
         """Directions drawn at random, each of the same length: the control of steering."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(
+            7_919 + 104_729 * seed
+        )  # not the stream that made the weights
         drawn = {layer: torch.randn(self.width, generator=generator) for layer in self.layers}
         return replace(self, directions=drawn, label=f"random {seed}").normed_like(self)
 

@@ -1,1 +1,1 @@
-"""Directions: what labels find in the activations, and what the network does when they are pushed, taken out or written anew."""
+"""Directions: what labels find in the activations, and what the network does when they are pushed or taken out."""

@@ -52,11 +52,11 @@ def steering(
     """How far adding a concept's direction moves the network towards the concept, at every strength.
 
     Strength 1 adds the whole difference of the two classes' means (of another reader, as long a vector). `layers` are
-    those steered (None: one, at half depth), `positions` the tokens, counted from 0 (None: all); `strengths` None: -2 to 2 in steps of 1. The direction is fitted to
-    `pairs`, or read from the file `vector`. The effect is measured on the concept's own questions, or on `prompts`
-    answered by `towards` rather than `away` (None: the concept's). `text` (None: the held-out sample) is what must not
-    change. Control: `draws` random directions of equal norm, half as many directions fitted to shuffled labels, and
-    `twins` random-init networks with directions of their own.
+    those steered (None: one, at half depth), `positions` the tokens, counted from 0 (None: all); `strengths` None: -2
+    to 2 in steps of 1. The direction is fitted to `pairs`, or read from the file `vector`. The effect is measured on
+    the concept's own questions, or on `prompts` answered by `towards` rather than `away` (None: the concept's). `text`
+    (None: the held-out sample) is what must not change. Control: `draws` random directions of equal norm, half as many
+    directions fitted to shuffled labels, and `twins` random-init networks with directions of their own.
 
     Raises VesaliusError for pairs without questions, a strength that makes logits NaN, another network's vector.
     """
