@@ -78,7 +78,7 @@ def resampled(
     picked = torch.randint(n, (draws, n), generator=generator)
     weight = torch.zeros(draws, n, dtype=torch.float64)
     weight.scatter_add_(1, picked, torch.ones_like(weight))
-    means = weight @ values.detach().cpu().double().flatten(1) / n
+    means = weight @ values.detach().cpu().double().reshape(n, -1) / n
     return means.to(values.dtype).reshape(draws, *values.shape[1:])
 
 
