@@ -5,7 +5,7 @@ compared with those that are; errors are false positives plus false negatives. T
 long; ours, the same part of the game.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vesalius.boards.positions import Positions, random_positions, squares_of
 from vesalius.data.othello import Rules, playable
+from vesalius.data.othello_records import square_names
 from vesalius.errors import VesaliusError
 from vesalius.model import Model
 
@@ -39,6 +40,15 @@ class Cases:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def chosen(self, which: Int[Tensor, " chosen"]) -> "Cases":
+        """Some of them."""
+        parts = (getattr(self, field.name)[which] for field in fields(self)[1:])
+        return Cases(self.size, *parts)
+
+    def name(self, case: int) -> str:
+        """The square that changes, as 'C3'."""
+        return square_names(self.size)[int(self.squares[case])]
+
     def scores(self, logits: Float[Tensor, "case pos token"]) -> Float[Tensor, "case square"]:
         """The logits of the next move, on the board."""
         moves = logits[torch.arange(len(self)), self.position, 1:].float().cpu()
@@ -60,26 +70,32 @@ def random_cases(model: Model, count: int, *, change: Change, seed: int) -> Case
     new = 3 - old if change == "flip" else torch.zeros_like(old)
     made = cases(games, ply, squares, new)
     good = made.after.any(1).nonzero()[:count, 0]
-    return _chosen(made, good)
+    return made.chosen(good)
 
 
 def cases(
-    games: Positions, ply: Int[Tensor, " case"], squares: Int[Tensor, " case"], new: Int[Tensor, " case"]
+    games: Positions,
+    ply: Int[Tensor, " case"],
+    squares: Int[Tensor, " case"],
+    new: Int[Tensor, " case"],
+    *,
+    game: int | None = None,
 ) -> Cases:
-    """Each game at its ply, with one square in a new state."""
+    """Each game at its ply, with one square in a new state; or all cases in one `game`."""
     case = torch.arange(len(ply))
-    boards = games.boards[case, ply]
+    row = case if game is None else torch.full_like(case, game)
+    boards = games.boards[row, ply]
     edited = boards.clone()
     edited[case, squares] = new.to(boards)
     return Cases(
         games.size,
-        games.tokens[case],
+        games.tokens[row],
         ply + games.first,
         boards,
         squares,
         boards[case, squares].long(),
         new,
-        games.legal[case, ply],
+        games.legal[row, ply],
         legal_on(edited, games.size),
     )
 
@@ -104,11 +120,6 @@ def demand_moves(found: Cases, what: str) -> None:
     """Raise VesaliusError if after the edit there is nothing to predict."""
     if not bool(found.after.any()):
         raise VesaliusError(f"after {what} no move is legal on the board; choose another square or state")
-
-
-def _chosen(made: Cases, which: Int[Tensor, " chosen"]) -> Cases:
-    parts = (getattr(made, name)[which] for name in list(Cases.__dataclass_fields__)[1:])
-    return Cases(made.size, *parts)
 
 
 def _words(stones: Bool[Tensor, "case square"]) -> np.ndarray:
