@@ -24,9 +24,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
-
 CROWDED = 0.3
-"""Share of the latents that is active from which on matrices are faster; early in training a rectifier lets half pass."""
+"""Share of active latents from which on whole matrices are faster; a rectifier begins by letting half pass."""
 
 
 @dataclass(frozen=True, eq=False)
