@@ -42,6 +42,13 @@ FEATURE = typer.Argument(
 DICTIONARY = typer.Argument(
     help="a dictionary's file or folder, ours or a published one's", metavar="DICTIONARY"
 )
+DATA = typer.Argument(
+    help="a text, a file or folder of texts (.txt, .jsonl, .parquet), a folder or .tar of pictures, or 'shapes'",
+    metavar="DATA",
+)
+STORE = typer.Argument(help="a store of activations, as vesalius harvest writes", metavar="STORE")
+ACTIVATION = typer.Option(help="The kind of dictionary, as in 'topk(k=32)' or 'relu_l1(l1=0.004)'.")
+TO = typer.Option(help="Folder of the run: its log, its state, and the dictionary.", metavar="DIR")
 SUBJECTS = {"feature": FEATURE, "dictionary": DICTIONARY}
 PLAIN = (int, float, bool, str, Path)
 
@@ -207,21 +214,154 @@ def sites(model: Annotated[str, MODEL]) -> None:
 
 
 @app.command()
-def train(
-    name: Annotated[str, typer.Argument(help="a network of the zoo, such as attn-2l", metavar="NAME")],
-    board: Annotated[int | None, typer.Option(help="The side of the board: 4, 6 or 8, of 'othello'.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the network; the cache if not given.")] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Training steps; the recipe's own number if not given.")
-    ] = None,
-    corpus: Annotated[Path | None, typer.Option(help="A folder of .txt files to learn from instead.")] = None,
+def harvest(
+    model: Annotated[str, MODEL],
+    data: Annotated[str, DATA],
+    site: Annotated[list[str], typer.Option(help="An address, as in neurons@0; several may be given.")],
+    to: Annotated[
+        str, typer.Option(help="Folder or URL of the store; called again it goes on.", metavar="DIR")
+    ],
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16, int8 or float32.")] = "float16",
+    length: Annotated[int | None, typer.Option(help="Tokens of a context.")] = None,
+    per_context: Annotated[int | None, typer.Option(help="Positions kept of each; all if not given.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Contexts or pictures read; all if not given.")] = None,
+    nonfinite: Annotated[str, typer.Option(help="refuse or drop rows that are not finite.")] = "refuse",
+    engine: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
+    address: Annotated[str, typer.Option(help="Of the cluster, as in ray's own 'auto'.")] = "",
     seed: int = 0,
 ) -> None:
-    """Train a network of the zoo from nothing, by its recipe."""
-    from vesalius.recipes import train
+    """Write the activations of a model over a corpus, or over pictures, into a store on disk."""
+    from vesalius.model import load
+    from vesalius.store.harvest import harvest
+    from vesalius.terminal import progress_of
 
-    name = name.removeprefix("zoo/") if board is None else f"{name.removeprefix('zoo/')}-{board}"
-    print(train(name, out=out, steps=steps, corpus=corpus, seed=seed))
+    with progress_of(1) as begin:
+        begin("harvest")
+        store = harvest(
+            load(model), data, site, to=to, dtype=typing.cast(Any, dtype), length=length, per_context=per_context,
+            limit=limit, nonfinite=typing.cast(Any, nonfinite), seed=seed, **_engine(engine, address),
+        )  # fmt: skip
+    print(store)
+
+
+class Training(TyperGroup):
+    """What can be trained: dictionaries, and each network of the zoo by its recipe."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        from vesalius.recipes import RECIPES
+
+        return [*super().list_commands(ctx), *RECIPES]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, cmd_name) or _training(cmd_name.removeprefix("zoo/"))
+
+
+train = typer.Typer(
+    cls=Training,
+    rich_markup_mode=None,
+    help="Train a network of the zoo from nothing, or a dictionary on a store.",
+)
+app.add_typer(train, name="train")
+
+
+def _training(name: str) -> Any:
+    """The command that trains a network of the zoo."""
+
+    def command(
+        board: Annotated[
+            int | None, typer.Option(help="The side of the board: 4, 6 or 8, of 'othello'.")
+        ] = None,
+        out: Annotated[
+            Path | None, typer.Option(help="Folder of the network; the cache if not given.")
+        ] = None,
+        steps: Annotated[
+            int | None, typer.Option(help="Training steps; the recipe's own number if not given.")
+        ] = None,
+        corpus: Annotated[
+            Path | None, typer.Option(help="A folder of .txt files to learn from instead.")
+        ] = None,
+        seed: int = 0,
+    ) -> None:
+        from vesalius.recipes import train
+
+        whole = name if board is None else f"{name}-{board}"
+        print(train(whole, out=out, steps=steps, corpus=corpus, seed=seed))
+
+    from vesalius.recipes import RECIPES
+
+    title = RECIPES[name].title if name in RECIPES else "A network of the zoo"
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    single.command(name, help=f"{title}, trained from nothing by its recipe.")(command)
+    return typer.main.get_command(single)
+
+
+@train.command()
+def sae(
+    store: Annotated[str, STORE],
+    to: Annotated[Path, TO],
+    site: Annotated[str, typer.Option(help="Which of the store's sites; its only one if not given.")] = "",
+    latents: Annotated[int, typer.Option(help="How many latents.")] = 4096,
+    activation: Annotated[str, ACTIVATION] = "topk(k=32)",
+    steps: Annotated[int, typer.Option(help="How many batches are seen.")] = 10_000,
+    batch: Annotated[int, typer.Option(help="Rows of a batch.")] = 4096,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; the kind's own if not given.")] = None,
+    device: Annotated[str, typer.Option(help="Where it is trained, as in cuda.")] = "cpu",
+    seed: int = 0,
+) -> None:
+    """Train a sparse autoencoder on a site of a store; called again, it goes on where it was stopped."""
+    from vesalius.dictionaries.train import fit_sae
+    from vesalius.store.activation_store import open_store
+
+    opened = open_store(store)
+    rows = opened[site or opened.sites[0]]
+    settings = {"steps": steps, "batch": batch, "lr": lr, "seed": seed, "device": device}
+    print(fit_sae(rows, latents=latents, activation=activation, to=to, watch=_log_line, **settings))
+
+
+@train.command()
+def transcoder(
+    store: Annotated[str, STORE],
+    source: Annotated[str, typer.Option(help="The site it reads, as in mlp_in.")],
+    site: Annotated[str, typer.Option(help="The site it writes, as in mlp_out@0.")],
+    to: Annotated[Path, TO],
+    latents: Annotated[int, typer.Option(help="How many latents.")] = 4096,
+    activation: Annotated[str, ACTIVATION] = "topk(k=32)",
+    skip: Annotated[bool, typer.Option(help="With a linear map past the latents.")] = False,
+    steps: Annotated[int, typer.Option(help="How many batches are seen.")] = 10_000,
+    batch: Annotated[int, typer.Option(help="Rows of a batch.")] = 4096,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; the kind's own if not given.")] = None,
+    device: Annotated[str, typer.Option(help="Where it is trained, as in cuda.")] = "cpu",
+    seed: int = 0,
+) -> None:
+    """Train a transcoder, which reads one site of a store and writes another."""
+    from vesalius.dictionaries.train import fit_transcoder
+    from vesalius.store.activation_store import open_store
+
+    rows = open_store(store)[[source, site]]
+    settings = {"steps": steps, "batch": batch, "lr": lr, "seed": seed, "device": device}
+    print(
+        fit_transcoder(
+            rows, latents=latents, activation=activation, skip=skip, to=to, watch=_log_line, **settings
+        )
+    )
+
+
+def _log_line(entry: dict) -> None:
+    """One entry of a training's log, on a terminal."""
+    numbers = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in entry.items()}
+    told = "  ".join(f"{name} {value}" for name, value in numbers.items())
+    print(f"\r{told}", end="" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
+
+
+def _engine(name: str, address: str) -> dict[str, Any]:
+    """The engine of a harvest by its name."""
+    if name == "local":
+        return {}
+    if name != "ray":
+        raise VesaliusError(f"there is no engine '{name}'; expected local or ray")
+    from vesalius.store.ray_engine import ray_engine
+
+    return {"engine": ray_engine(address or None)}
 
 
 def addresses(model: "Model") -> list[str]:
