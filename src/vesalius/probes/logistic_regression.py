@@ -12,7 +12,7 @@ All targets of a layer read the same rows, so one iteration is two matrix produc
 The loss is the mean cross-entropy in nats plus half the penalty times the squared weights; biases are free.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,13 +23,17 @@ from torch import Tensor
 from vesalius.errors import VesaliusError
 from vesalius.probes.labelled import Labelled
 from vesalius.probes.linear import PENALTY, LinearProbes
-from vesalius.probes.moments import Moments, moments, one_hot
+from vesalius.probes.moments import Moments, moments
 
 MEMORY = 8
 """Steps that L-BFGS remembers."""
 SHARES = (1 / 16, 1 / 4, 1.0)
 """Of the rows, those that the iterations see, one after another; none of fewer rows than `ENOUGH` per unit."""
-ENOUGH = 8
+ENOUGH = 32
+SKETCHED = 15
+"""Iterations on a sample, at most."""
+SAMPLE = 16
+"""Rows per unit that the covariance is taken of."""
 HALVINGS = 12
 
 Weights = Float[Tensor, "layer width_and_one class target"]
@@ -41,20 +45,20 @@ def logistic(
     *,
     penalty: float = PENALTY,
     iterations: int = 100,
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-4,
     start: LinearProbes | None = None,
 ) -> LinearProbes:
     """Every layer's and every target's multinomial logistic regression.
 
     `penalty` is in units of the mean variance of a layer's units, so that it means the same at every layer; with n
     rows, that of scikit-learn's C is 1 / (C n variance). A probe is done once the next step would gain less than
-    `tolerance` nats. `start` is the solution of another penalty.
+    `tolerance` of its loss. `start` is the solution of another penalty.
 
     >>> acts = torch.tensor([[-1.0, 0.3], [-2.0, 0.1], [1.0, 0.2], [2.0, 0.4]])
     >>> logistic(Labelled.of(acts, torch.tensor([0, 0, 1, 1]))).predictions(acts).flatten().tolist()
     [0, 0, 1, 1]
     """
-    seen = moments(labelled)
+    seen = moments(labelled.first(min(1.0, SAMPLE * labelled.width / labelled.rows)))
     inverse = seen.inverse(penalty, scale=0.5).float()
 
     def rounded(gradient: Weights) -> Weights:
@@ -71,7 +75,7 @@ def sparse(
     units: int = 16,
     penalty: float = PENALTY,
     iterations: int = 100,
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-4,
 ) -> LinearProbes:
     """Logistic regression on the few units whose class means differ most, each target's own (Gurnee et al. 2023,
     arXiv 2305.01610).
@@ -114,11 +118,12 @@ def _fitted(
     mean = seen.mean.float()
     weights = _begun(seen, mean, start)
     shares = [share for share in SHARES if share == 1 or share * labelled.rows >= ENOUGH * labelled.width]
+    memory = _Memory([], [], rounded)
     for share in shares:
         rows = labelled if share == 1 else labelled.first(share)
         loss = _Loss(rows, mean, (seen.variance * penalty).float())
-        goal = tolerance if share == 1 else 10 * tolerance
-        weights = _descended(loss, weights, rounded, iterations=iterations, tolerance=goal)
+        goal, most = (tolerance, iterations) if share == 1 else (10 * tolerance, min(iterations, SKETCHED))
+        weights = _descended(loss, weights, memory, iterations=most, tolerance=goal)
     weight, bias = weights[:, :-1], weights[:, -1]
     bias = bias - einsum(weight, mean, "l width c t, l width -> l c t")
     return LinearProbes(
@@ -177,6 +182,9 @@ class _Loss:
             gradient[l][:, :, chosen[l]] = slope / known[chosen[l]]
         ridge = self.penalty[:, None, None, None] * weights[:, :-1] * working[:, None, None]
         gradient[:, :-1] += ridge
+        if not loss.isfinite().all():
+            layer = int((~loss.isfinite()).any(1).nonzero()[0])
+            raise VesaliusError(f"activations of layer {layer} are NaN or infinite; expected finite numbers")
         half = einsum(ridge, weights[:, :-1], "l width c t, l width c t -> l t") / 2
         return (loss / known).to(weights) * working + half, gradient
 
@@ -187,18 +195,49 @@ def _cross_entropy(
     """Summed nats, and how far the probabilities of all classes but the last are from the truth."""
     scores = rearrange(scores, "row (c t) -> row c t", c=classes - 1)
     logs = torch.cat([scores, -scores.sum(1, keepdim=True)], 1).log_softmax(1)
-    truth = one_hot(labels, classes)
-    nats = -einsum(logs, truth, "row c t, row c t -> t")
-    residual = logs[:, :-1].exp() - truth[:, :-1]
-    if (labels < 0).any():
-        residual = residual * (labels >= 0)[:, None]
-    return nats, residual.flatten(1)
+    true, known = labels.clamp(min=0)[:, None], labels >= 0
+    nats = -logs.gather(1, true)[:, 0]
+    residual = logs.exp_().scatter_add_(1, true, torch.full_like(nats, -1)[:, None])[:, :-1]
+    if not known.all():
+        nats, residual = nats * known, residual * known[:, None]
+    return nats.sum(0), residual.flatten(1)
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """The last steps and how they changed the gradient: an estimate of the inverse Hessian (Nocedal 1980)."""
+
+    steps: list[Weights]
+    changes: list[Weights]
+    rounded: Callable[[Weights], Weights]
+    """The bound's inverse, from which the estimate starts."""
+
+    def add(self, step: Weights, change: Weights) -> None:
+        for kept, new in ((self.steps, step), (self.changes, change)):
+            kept.append(new)
+            del kept[:-MEMORY]
+
+    def turned(self, gradient: Weights) -> Weights:
+        """The gradient times the estimate, by two loops over what is remembered."""
+        inner = [_dot(step, change) for step, change in zip(self.steps, self.changes)]
+        factors = []
+        for step, change, curvature in zip(self.steps[::-1], self.changes[::-1], inner[::-1]):
+            factors.append(_over(_dot(step, gradient), curvature))
+            gradient = gradient - _each(factors[-1]) * change
+        turned = self.rounded(gradient)
+        if self.steps:
+            size = _dot(self.changes[-1], self.rounded(self.changes[-1]))
+            scale = _over(inner[-1], size)
+            turned = _each(torch.where(scale > 0, scale, 1.0)) * turned
+        for step, change, curvature, factor in zip(self.steps, self.changes, inner, factors[::-1]):
+            turned = turned + _each(factor - _over(_dot(change, turned), curvature)) * step
+        return turned
 
 
 def _descended(
     loss: _Loss,
     weights: Weights,
-    rounded: Callable[[Weights], Weights],
+    memory: _Memory,
     *,
     iterations: int,
     tolerance: float,
@@ -207,57 +246,29 @@ def _descended(
     layers, _, _, targets = weights.shape
     working = torch.ones(layers, targets, dtype=torch.bool, device=weights.device)
     value, gradient = loss(weights, working)
-    steps: list[Weights] = []
-    changes: list[Weights] = []
     for _ in range(iterations):
-        direction = -_turned(gradient, steps, changes, rounded)
+        direction = -memory.turned(gradient)
         slope = _dot(gradient, direction)
-        working = working & (-slope / 2 > tolerance)
+        working = working & (-slope / 2 > tolerance * value)
         if not working.any():
             break
         length, trying = working.to(weights), working
-        tried_value, tried_gradient = value.clone(), gradient.clone()
+        tried_value, tried_gradient = value, gradient
         for _ in range(HALVINGS):
             new_value, new_gradient = loss(weights + _each(length) * direction, trying)
             tried_value = torch.where(trying, new_value, tried_value)
             tried_gradient = torch.where(_each(trying), new_gradient, tried_gradient)
-            trying = trying & (tried_value > value + 1e-4 * length * slope + 1e-7 * value.abs())
+            trying = trying & (tried_value > value + 1e-4 * length * slope + 1e-7 * value)
             if not trying.any():
                 break
             length = torch.where(trying, length / 2, length)
-        length = length.masked_fill(trying, 0.0)
-        working = working & ~trying
-        moved = working & (length > 0)
-        step = _each(length) * direction
-        change = torch.where(_each(moved), tried_gradient - gradient, 0.0)
+        working = working & ~trying  # what no step makes better rests
+        step = _each(length * working) * direction
+        memory.add(step, torch.where(_each(working), tried_gradient - gradient, 0.0))
         weights = weights + step
-        value = torch.where(moved, tried_value, value)
-        gradient = torch.where(_each(moved), tried_gradient, gradient)
-        steps, changes = [*steps, step][-MEMORY:], [*changes, change][-MEMORY:]
+        value = torch.where(working, tried_value, value)
+        gradient = torch.where(_each(working), tried_gradient, gradient)
     return weights
-
-
-def _turned(
-    gradient: Weights,
-    steps: Sequence[Weights],
-    changes: Sequence[Weights],
-    rounded: Callable[[Weights], Weights],
-) -> Weights:
-    """The gradient times an estimate of the inverse Hessian, by two loops over what is remembered."""
-    inner = [_dot(step, change) for step, change in zip(steps, changes)]
-    factors = []
-    for step, change, curvature in zip(reversed(steps), reversed(changes), reversed(inner)):
-        factor = _over(_dot(step, gradient), curvature)
-        gradient = gradient - _each(factor) * change
-        factors.append(factor)
-    turned = rounded(gradient)
-    if steps:
-        size = _dot(changes[-1], rounded(changes[-1]))
-        scale = torch.where((inner[-1] > 0) & (size > 0), _over(inner[-1], size), 1.0)
-        turned = _each(scale) * turned
-    for step, change, curvature, factor in zip(steps, changes, inner, reversed(factors)):
-        turned = turned + _each(factor - _over(_dot(change, turned), curvature)) * step
-    return turned
 
 
 def _over(top: PerProbe, bottom: PerProbe) -> PerProbe:
