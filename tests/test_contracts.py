@@ -34,7 +34,7 @@ from vesalius.testbed import curve_network, handwritten_induction, random_attn
 NAMES = sorted(vs.methods())
 PLAIN = {int, float, bool, str, Path, type(None)}
 OBJECTS = {Images, vs.Model}  # what a word may stand for: a folder's pictures, a network's name
-QUICK = {"steps": 8, "n_images": 48, "n_examples": 6, "angles": 36}
+QUICK = {"steps": 8, "n_images": 48, "n_examples": 6, "angles": 36, "games": 60, "held_out": 30, "cases": 60}
 SOURCE = re.compile(r"arXiv|transformer-circuits\.pub|\b(1[89]|20)\d\d\b")
 
 
@@ -51,8 +51,14 @@ def reader() -> vs.Model:
 
 
 @functools.cache
+def player(seed: int = 0) -> vs.Model:
+    """A random transformer of the sizes of one that plays Othello on 4×4."""
+    return random_attn(d_model=32, d_vocab=13, n_ctx=12, d_mlp=64, norm=True, positions="residual", seed=seed)
+
+
+@functools.cache
 def model_for(name: str) -> vs.Model:
-    fitting = (make() for make in (handwritten_induction, reader, curve_network))
+    fitting = (make() for make in (handwritten_induction, reader, curve_network, player))
     return next(model for model in fitting if not vs.methods()[name].missing(model))
 
 
@@ -216,7 +222,12 @@ def test_the_docstring_explains_parameters_that_have_no_default_value(name):
 def test_chance_alone_is_no_evidence(name):
     """On a random transformer; the rate of false alarms over many of them is G17's."""
     method = vs.methods()[name]
-    networks = random_attn(d_vocab=41, n_ctx=49, seed=11), reader(), curve_network().random_twin(11)
+    networks = (
+        random_attn(d_vocab=41, n_ctx=49, seed=11),
+        reader(),
+        curve_network().random_twin(11),
+        player(11),
+    )
     model = next(network for network in networks if not method.missing(network))
     fired = [headline.claim for headline in run(name, model).headlines() if headline.evidence]
     assert not fired, fired
