@@ -19,6 +19,8 @@ from vesalius.errors import VesaliusError
 from vesalius.model import Model
 
 Rows = list[list[int]]
+BATCH = 64
+"""How many answers are judged at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +136,7 @@ def answers_of(model: Model, questions: Sequence[Question]) -> Answers:
     return Answers(padded(rows, fill=model.bos or 0), starts, ends, prompts, signs, texts)
 
 
-def preference(model: Model, answers: Answers, *, batch: int = 32) -> Float[Tensor, " prompt"]:
+def preference(model: Model, answers: Answers, *, batch: int = BATCH) -> Float[Tensor, " prompt"]:
     """log P(answer with the concept) - log P(answer without) in nats, the mean over each prompt's answers.
 
     Raises VesaliusError if a logit is NaN or infinite.

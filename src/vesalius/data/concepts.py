@@ -23,8 +23,8 @@ class Concept:
     title: str
     pairs: Callable[[], Iterator[Pair]]
     questions: tuple[Question, ...]
-    tail: str = ""
-    """Said after a text of the pairs, so that what follows depends on the concept."""
+    follow: Question
+    """What is said after a text of the pairs, an answer that the concept speaks for, and one that it speaks against."""
 
 
 def framed(frames: list[str], words: list[tuple[str, str]]) -> Callable[[], Iterator[Pair]]:
@@ -141,7 +141,7 @@ CONCEPTS = {
         asked(["I think that the story was", "My stay at the hotel was", "The new teacher is", "Her last book is",
          "We all agree that the music was", "The weather today is", "His answer was", "The garden looks"],
               [(" good", " bad"), (" nice", " wrong")]),
-        " It made me feel",
+        (" It made me feel", " good", " bad"),
     ),
     "truthful": Concept(
         "the instruction to be truthful",
@@ -157,13 +157,13 @@ CONCEPTS = {
          ("Everyone knows that a dog has", " four legs", " ten legs"),
          ("Everyone knows that a week has", " seven days", " two days"),
          ("Everyone knows that fish live in", " water", " trees")),
-        " This statement is",
+        (" This statement is", " true", " false"),
     ),
     "true_statements": Concept(
         "true statements",
         _statements,
         asked([f"{text} This statement is" for text, _, _ in list(_statements())[::9]], [(" true", " false")]),
-        " This statement is",
+        (" This statement is", " true", " false"),
     ),
     "past_tense": Concept(
         "the past tense",
@@ -171,7 +171,7 @@ CONCEPTS = {
         asked(["The teacher in the school", "The woman with the hat", "My brother in the city", "The king of the land",
          "Our neighbour from the farm", "The captain of the ship"],
               [(" was", " is"), (" had", " has")]),
-        " At that time he",
+        (" At that time he", " was", " is"),
     ),
     "politeness": Concept(
         "politeness",
@@ -186,6 +186,6 @@ CONCEPTS = {
         asked(["He said:", "The man at the desk told her:", "She wrote to him:", "The guard called:",
          "The answer from the shop was:", "Then the boss said:"],
               [(" Thank you", " Go away"), (" Please", " No")]),
-        " He answered:",
+        (" He answered:", " Thank you", " Go away"),
     ),
 }  # fmt: skip

@@ -34,7 +34,7 @@ class Pairs:
     groups: tuple[str, ...]
     concept: str = ""
     questions: tuple[Question, ...] = ()
-    tail: str = ""
+    follow: Question = ("", "", "")
 
     def __post_init__(self) -> None:
         if not len(self.positive) == len(self.negative) == len(self.groups):
@@ -57,7 +57,7 @@ class Pairs:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         kept = sorted(order[:count].tolist())
         columns = (tuple(column[i] for i in kept) for column in (self.positive, self.negative, self.groups))
-        return Pairs(self.name, *columns, self.concept, self.questions, self.tail)
+        return Pairs(self.name, *columns, self.concept, self.questions, self.follow)
 
     def filled(self, template: str) -> tuple[list[str], list[str]]:
         """Both sides within a template, named or with `{text}` in it. Raises VesaliusError if it has no `{text}`."""
@@ -94,7 +94,7 @@ def open_pairs(given: str | Path) -> Pairs:
     if str(given) in CONCEPTS:
         concept = CONCEPTS[str(given)]
         positive, negative, groups = zip(*concept.pairs(), strict=True)
-        return Pairs(str(given), positive, negative, groups, concept.title, concept.questions, concept.tail)
+        return Pairs(str(given), positive, negative, groups, concept.title, concept.questions, concept.follow)
     path = Path(given).expanduser()
     if path.suffix not in (".jsonl", ".csv") or not path.is_file():
         raise VesaliusError(

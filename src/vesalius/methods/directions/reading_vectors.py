@@ -132,10 +132,11 @@ def reading_vectors(
     """The direction of a concept at every layer, and how well it tells held-out texts apart.
 
     `pairs` are a built-in concept or a file, read within `template` at one token `position` (-1: the last), at
-    `layers` (None: all) and by the `reader` named. Accuracy is the share of pairs told the right way round by a direction
-    fitted on the other groups, each pair held out once; 0.5 is a guess. Control: the same in `twins` random-init
-    networks, `draws` random directions and as many shuffled labels; there is evidence if the best layer's interval lies
-    by `excess` above the 1% level of all of them, which it cannot where a random network tells nearly all apart.
+    `layers` (None: all) and by the `reader` named. Accuracy is the share of pairs told the right way round by a
+    direction fitted on the other groups, each pair held out once; 0.5 is a guess. Control: the same in `twins`
+    random-init networks, `draws` random directions and as many shuffled labels; there is evidence if the best layer's
+    interval lies by `excess` above the 1% level of all of them, which it cannot where a random network tells nearly
+    all apart.
 
     Raises VesaliusError for pairs that do not align, one class only, a template that tokenises differently, or a
     position past the end.
