@@ -9,7 +9,7 @@ from vesalius.errors import VesaliusError
 from vesalius.store.order import BLOCK, Order, permuted
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 2**40))
 def test_a_permutation_is_one(size, key):
     moved = permuted(np.arange(size), size, key=key)
@@ -18,9 +18,9 @@ def test_a_permutation_is_one(size, key):
     assert (permuted(some, size, key=key) == moved[some]).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
-    st.integers(1, 5000), st.integers(1, 5), st.integers(1, 2000), st.integers(1, 700), st.integers(0, 2**31)
+    st.integers(1, 1200), st.integers(1, 5), st.integers(20, 900), st.integers(10, 700), st.integers(0, 2**31)
 )
 def test_each_row_comes_once_in_an_epoch_over_all_ranks(rows, world, pool, size, seed):
     world = min(world, rows)

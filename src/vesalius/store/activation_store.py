@@ -17,7 +17,9 @@ from vesalius.store.folder import Folder, LocalFolder, open_folder
 from vesalius.store.order import POOL, Order, Pool
 from vesalius.store.plan import Manifest, read_manifest, shard_name
 from vesalius.store.precision import SCALE, STORED, value_of
-from vesalius.store.shard import Header, check_shard, read_header
+from vesalius.store.reduction import FILE as REDUCED
+from vesalius.store.reduction import parts_of
+from vesalius.store.shard import Header, check_shard, read_columns, read_header
 
 
 class Places(NamedTuple):
@@ -98,6 +100,15 @@ class ActivationStore:
         return Places(
             found["context"], found["position"], found.get("document", found["context"]), found.get("token")
         )
+
+    def reduced(self, name: str, site: str | Site) -> dict[str, Tensor]:
+        """The state of a reducer that was fed with this site, for `restore(Moments(512), …)`."""
+        if name not in self.manifest.reducers:
+            raise VesaliusError(
+                f"'{self.folder.place}' has no reducer '{name}'; it has {', '.join(self.manifest.reducers) or 'none'}"
+                f"{nearest(name, self.manifest.reducers)}"
+            )
+        return parts_of(read_columns(self.folder, REDUCED), name, self._site(site))
 
     def verify(self) -> list[str]:
         """Read all of it; one sentence for each file that is missing, cut off or damaged."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -30,7 +31,9 @@ from vesalius.store.engine import Engine, local
 from vesalius.store.folder import Folder, open_folder
 from vesalius.store.plan import MANIFEST, Manifest, NonFinite, Plan, Shard, read_manifest, shard_name
 from vesalius.store.precision import LARGEST, SCALE, STORED, Precision, kept, named
+from vesalius.store.ray_engine import ray_engine
 from vesalius.store.reducers import EMPTY, hashed
+from vesalius.store.reduction import Makers, Reduction
 from vesalius.store.shard import check_shard, write_shard
 
 SHARD_ROWS = 131_072
@@ -52,6 +55,9 @@ def harvest(
     shard_rows: int = SHARD_ROWS,
     batch: int = 16,
     seed: int = 0,
+    reducers: Makers | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
     watch: Callable[[int, int], None] | None = None,
 ) -> ActivationStore:
     """Write the activations of `sites` over `data` to the folder or URL `to`, and open them as a store.
@@ -59,7 +65,8 @@ def harvest(
     `data` is a corpus (see `open_corpus`), token ids `[context, position]`, or pictures. `length` is the tokens of a
     context, by default 256 or as many as the model reads; `limit` is how many contexts (or pictures) are read;
     `per_context` how many of the positions of each are kept. Tokens that a tokenizer adds (BOS, CLS, padding) are left
-    out unless `include_special`. `watch` is told how many shards of how many are done.
+    out unless `include_special`. `reducers` are fed with what is written (`store.reduced`). The engine `ray` makes
+    shards on the cluster at `address`. `watch` is told how many shards of how many are done.
 
     Called again it goes on where it was stopped, and makes anew what is missing or damaged, and only that. Raises
     VesaliusError for another model, other data or another plan than those of what lies in `to`, for a site that does
@@ -96,13 +103,16 @@ def harvest(
     )
     plan = _settled(folder, plan)
     work = Harvest(model, contexts, plan, folder)
-    engine: Engine = local
+    reduction = Reduction(folder, plan, reducers or {})
+    run: Engine = {"local": local, "ray": ray_engine(address)}[engine]
     made: dict[int, Shard] = {}
-    for number, shard in engine(work, range(plan.shards)):
+    for number, shard in run(work, range(plan.shards)):
         made[number] = shard
+        while reduction.done in made:
+            reduction.add(reduction.done)
         if watch is not None:
             watch(len(made), plan.shards)
-    Manifest(plan, tuple(made[number] for number in range(plan.shards))).write(folder)
+    Manifest(plan, tuple(made[number] for number in range(plan.shards)), tuple(reducers or ())).write(folder)
     return open_store(to)
 
 

@@ -40,8 +40,8 @@ def kept(rows: Float[Tensor, "row width"], precision: Precision) -> tuple[Tensor
     """What is stored of some rows: their numbers, and with 8 bits the scale of each row.
 
     >>> numbers, scales = kept(torch.tensor([[1.0, -2.0, 0.5]]), "int8")
-    >>> numbers.tolist(), value_of(numbers, scales).tolist()
-    ([[64, -127, 32]], [[1.007874011993408, -2.0, 0.503937005996704]])
+    >>> numbers.tolist(), value_of(numbers, scales)
+    ([[64, -127, 32]], tensor([[ 1.0079, -2.0000,  0.5039]]))
     """
     if precision != "int8":
         return rows.to(STORED[precision]), None

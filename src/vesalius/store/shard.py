@@ -19,7 +19,7 @@ ALIGNMENT = 4096
 PIECE = 1 << 24
 CODES = {
     torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int8: "I8",
-    torch.int32: "I32", torch.int64: "I64",
+    torch.int32: "I32", torch.int64: "I64", torch.float64: "F64", torch.bool: "BOOL",
 }  # fmt: skip
 DTYPES = {code: dtype for dtype, code in CODES.items()}
 
