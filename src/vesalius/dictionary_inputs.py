@@ -63,6 +63,14 @@ class Coded(NamedTuple):
     codes: Codes
 
 
+class Activity(NamedTuple):
+    """How often each latent is active, and how strongly at most."""
+
+    rows: int
+    counts: Int[Tensor, " latent"]
+    maxima: Float[Tensor, " latent"]
+
+
 @dataclass(frozen=True, eq=False)
 class Inputs:
     """Contexts of a text (`ids`), or `pictures`; exactly one of them is there."""
@@ -148,6 +156,31 @@ def codes_of(model: Model, dictionary: Dictionary, inputs: Inputs, *, batch: int
     """What a dictionary makes of all that counts, batch by batch."""
     for examples, positions, rows in activations_of(model, reads(dictionary), inputs, batch=batch):
         yield Coded(examples, positions, coded(dictionary, rows))
+
+
+def activity_of(model: Model, dictionary: Dictionary, inputs: Inputs, *, batch: int = 16) -> Activity:
+    """One pass over the codes of all that counts."""
+    rows, counts, maxima = 0, torch.zeros(0), torch.zeros(0)
+    for _, _, codes in codes_of(model, dictionary, inputs, batch=batch):
+        if not rows:
+            counts, maxima = torch.zeros(codes.width, dtype=torch.long), torch.zeros(codes.width)
+        rows += len(codes)
+        latents = codes.latents.cpu()
+        counts += latents.bincount(minlength=codes.width)
+        maxima.scatter_reduce_(0, latents, codes.values.float().cpu(), "amax")
+    return Activity(rows, counts, maxima)
+
+
+def named_latents(given: list[int] | None, activity: Activity, *, usual: int) -> list[int]:
+    """The latents that were asked for, or those with the largest values. Raises VesaliusError for one there is not."""
+    width = len(activity.counts)
+    if given is None:
+        found = activity.maxima.topk(min(usual, width))
+        return found.indices[found.values > 0].tolist()
+    wrong = [latent for latent in given if not 0 <= latent < width]
+    if wrong or not given:
+        raise VesaliusError(f"latents {wrong or given} were asked for; this dictionary has 0 to {width - 1}")
+    return list(given)
 
 
 @torch.no_grad()
@@ -238,6 +271,25 @@ def moved(
         return value + shaped_like((change(codes) - codes)[:, None] * along, value).to(value)
 
     return _edits(dictionary, move, counts)
+
+
+def written(dictionary: Dictionary, latent: int) -> Float[Tensor, " width"]:
+    """The direction a latent writes."""
+    feature = dictionary[latent]
+    vector = feature.read if feature.write is None else feature.write
+    if vector is None:
+        raise VesaliusError(
+            f"{feature} is a unit without a direction; expected a latent of a dictionary of directions"
+        )
+    return vector
+
+
+def random_directions(
+    along: Float[Tensor, " width"], n: int, *, seed: int
+) -> Float[Tensor, "direction width"]:
+    """Controls: directions drawn at random, as long as the given one."""
+    drawn = torch.randn(n, len(along), generator=torch.Generator().manual_seed(seed))
+    return (drawn / drawn.norm(dim=1, keepdim=True) * along.float().norm().cpu()).to(along.device)
 
 
 def where(counts: Bool[Tensor, "example position"] | None, edit: Edit) -> Edit:
