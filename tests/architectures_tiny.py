@@ -8,6 +8,7 @@ from torch import nn
 
 from vesalius.architectures import Shape
 from vesalius.architectures.toy import ToyTransformer
+from vesalius.networks.othello_gpt import OthelloGPT
 
 SIZES = {
     "vocab_size": 29, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -42,6 +43,11 @@ def toy(**options: object) -> Callable[[], nn.Module]:
     return lambda: randomised(
         ToyTransformer(**{"n_layers": 2, "d_model": 24, "n_heads": 4, "d_vocab": 29, "n_ctx": 16} | options)
     )
+
+
+def othello_gpt() -> nn.Module:
+    """The published player of Othello, but for its vocabulary."""
+    return randomised(OthelloGPT(n_layers=2, d_model=24, n_heads=4, d_mlp=20, d_vocab=29, n_ctx=16))
 
 
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -106,6 +112,7 @@ TINY: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "olmo2": (huggingface("Olmo2Config", "Olmo2ForCausalLM", GROUPED), GROUPED_SHAPE),
     "phi": (huggingface("PhiConfig", "PhiForCausalLM", GROUPED, partial_rotary_factor=0.67), GROUPED_SHAPE),
     "phi3": (huggingface("Phi3Config", "Phi3ForCausalLM", GROUPED), GROUPED_SHAPE),
+    "othello-gpt": (othello_gpt, PLAIN_SHAPE),
     "bert": (huggingface("BertConfig", "BertForMaskedLM", SIZES), PLAIN_SHAPE),
     "vit": (
         huggingface(

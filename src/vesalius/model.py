@@ -467,8 +467,8 @@ def load(
     dtype: torch.dtype = torch.float32,
     download: bool = False,
 ) -> Model:
-    """Open a network by name: `zoo/NAME`, a published image network (`inceptionv1`), a folder, a `.gguf` file, or a
-    Hugging Face id.
+    """Open a network by name: `zoo/NAME`, a published image network (`inceptionv1`), a folder, a `.gguf` file, a
+    checkpoint of Othello-GPT, or a Hugging Face id.
 
     Nothing is fetched unless `download` says so; `weights` is the file of an image network if you have it. No file is
     executed: a pickle is refused. The weights are checked to be finite and the architecture's equations to hold.
@@ -496,7 +496,15 @@ def load(
 
 
 def _read(name: str, weights: str | Path | None, dtype: torch.dtype, download: bool) -> Parts:
-    from vesalius.formats import gguf, huggingface, llama2c, other_libraries, published, zoo
+    from vesalius.formats import (
+        gguf,
+        huggingface,
+        llama2c,
+        othello_checkpoints,
+        other_libraries,
+        published,
+        zoo,
+    )
 
     path = Path(name).expanduser()
     if name in published.NETWORKS:
@@ -517,6 +525,8 @@ def _read(name: str, weights: str | Path | None, dtype: torch.dtype, download: b
         return gguf.read(path, dtype=dtype)
     if path.suffix == ".bin":
         return llama2c.read(path, dtype=dtype)
+    if path.suffix in othello_checkpoints.SUFFIXES and path.is_file():
+        return othello_checkpoints.read(path)
     try:
         return huggingface.read(name, dtype=dtype, download=download)
     except VesaliusError as error:

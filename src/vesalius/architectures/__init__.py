@@ -10,7 +10,20 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-FAMILIES = ("toy_family", "gpt2", "neox", "opt", "llama", "gemma", "olmo2", "phi", "bert", "vit", "convnets")
+FAMILIES = (
+    "toy_family",
+    "gpt2",
+    "neox",
+    "opt",
+    "llama",
+    "gemma",
+    "olmo2",
+    "phi",
+    "bert",
+    "vit",
+    "othello_gpt",
+    "convnets",
+)
 
 Reader = Callable[[Any, int], Tensor]
 """`(module, layer) -> weight` for row vectors: W_Q is [head, d_model, d_head], W_U is [d_model, d_vocab]."""
