@@ -242,7 +242,7 @@ def _bands(
 def _shuffled(
     acts: tuple[Tensor, Tensor],
     labels: Int[Tensor, "row square"],
-    truth: Int[Tensor, "row square"],
+    truth: Int[Tensor, "held square"],
     seed: int,
 ) -> Float[Tensor, " layer"]:
     """Every position is given the board of another."""
