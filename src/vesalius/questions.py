@@ -92,10 +92,9 @@ def question(
         name = "repeated" if "tokens" in model.kinds else "image_class"
     needed = {"repeated": "tokens", "image_class": "images"}.get(str(name), "tokenizer")
     if needed not in model.kinds:
-        raise Inapplicable(
-            f"'{name}' is a question about {'tokens' if needed == 'tokens' else 'text' if needed == 'tokenizer' else 'pictures'}; "
-            f"{model.name} has {', '.join(sorted(model.kinds)) or 'no such inputs'}"
-        )
+        about = {"tokens": "tokens", "images": "pictures"}.get(needed, "text")
+        has = ", ".join(sorted(model.kinds)) or "no inputs that are known"
+        raise Inapplicable(f"'{name}' is a question about {about}; {model.name} has {has}")
     if str(name) == "repeated":
         return _repeated(model, contexts, min(length, model.n_ctx), seed)
     if str(name) == "image_class":

@@ -1,8 +1,8 @@
 """Probing: at which layers can a question be answered from the activations, and was that learned?
 
-Alain & Bengio 2016 (arXiv 1610.01644); Belinkov 2022 (arXiv 2102.12452). A probe that answers well shows that the answer
-is there to be read, which may be no merit of the training: much can be read from the activations of a random network,
-and much learned by heart. So the same probe is fitted to
+Alain & Bengio 2016 (arXiv 1610.01644); Belinkov 2022 (arXiv 2102.12452). A probe that answers well shows that the
+answer is there to be read, which may be no merit of the training: much can be read from the activations of a random
+network, and much learned by heart. So the same probe is fitted to
 
 1. random-init twins of the network, which read the same inputs;
 2. shuffled answers, as a control task (Hewitt & Liang 2019, arXiv 1909.03368).
@@ -43,7 +43,7 @@ from vesalius.probes import (
     sparse,
     splits,
 )
-from vesalius.questions import Answered, answered, question
+from vesalius.questions import answered, question
 from vesalius.result import Headline, Result
 
 Kind = Literal["linear", "ridge", "mass_mean", "lda", "mlp", "sparse"]
@@ -126,15 +126,15 @@ class Probing(Result):
         ]
 
     def figure(self) -> Figure:
-        at, names = self.best, {number: site for number, site in enumerate(self.sites)}
+        at, numbers = self.best, list(range(len(self.sites)))
         drawn = [
             figures.lines(
-                list(names),
+                numbers,
                 {
                     f"{self.kind} probe": self.accuracy,
                     "random-init twins": self.twins.mean(0),
                     "shuffled answers": self.shuffled.mean(0),
-                    "commonest class": [self.majority] * len(names),
+                    "commonest class": [self.majority] * len(numbers),
                 },
                 title="Accuracy by site",
                 x_label=f"site, {self.sites[0]} to {self.sites[-1]}",
