@@ -4,7 +4,8 @@ else it moves, beside directions that mean nothing.
 The effect is the change of log P(answer with the concept) - log P(answer without) over prompts (nats). What is spilt
 is the KL divergence of the next-token distributions on other text, and its perplexity. The same is done with random
 directions of equal norm, with directions fitted to shuffled labels, and in random-init twins with directions of their
-own: an effect stands if its slope's whole interval lies above the family-wise 1% level of all of these.
+own: an effect stands if its slope's whole interval lies above the family-wise 1% level of all of these, and above
+twice the steepest of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +45,7 @@ class DoseResponse(Result):
     """Effect per unit of strength, with its interval over prompts: `[mean, low, high]`."""
     null_slopes: dict
     chance: float
-    """What the steepest of the nulls passes once in a hundred times."""
+    """What the steepest of the nulls passes once in a hundred times, and no less than twice the steepest seen."""
     kl: Float[Tensor, "strength row"]
     random_kl: Float[Tensor, " strength"]
     perplexity: Float[Tensor, " strength"]
@@ -154,7 +155,8 @@ def dose_response(
     spilt, losses = spills(model, steer, doses, rows)
     spilt_random = spills(model, random[0], doses, rows)[0] if random else torch.zeros_like(spilt)
     slopes, null_slopes = slope(effect, doses), {n: slope(v.T, doses) for n, v in stacked.items() if len(v)}
-    chance = family_wise(torch.cat(list(null_slopes.values())).abs()) if null_slopes else 0.0
+    steep = torch.cat([*null_slopes.values(), torch.zeros(1)]).abs()
+    chance = max(family_wise(steep), 2 * steep.max().item())
     low, high = bootstrap_band(effect.T, seed=seed)
     return DoseResponse(
         doses, effect, low, high, stacked, [slopes.mean().item(), *bootstrap(slopes, seed=seed)],

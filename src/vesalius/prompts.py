@@ -45,13 +45,14 @@ def token_rows(model: Model, texts: Sequence[str], *, template: str = "") -> Row
     """
     rows = [model.tokens(text)[0].tolist() for text in texts]
     before, _, after = TEMPLATES.get(template or "plain", template).partition("{text}")
+    before = before.rstrip()  # a space belongs to the word that follows
     if before and "{concept}" not in before:
         begun = model.tokens(before)[0].tolist()
         for text, row in zip(texts, rows, strict=True):
             if row[: len(begun)] != begun:
                 raise VesaliusError(
                     f"the beginning of the template, {before[-20:]!r}, becomes other tokens before "
-                    f"{text[len(before) :][:12]!r} than alone; end it where a token ends, before the space"
+                    f"{text[len(before) :][:12]!r} than alone; end it where a word ends"
                 )
     if after and len({row[-1] for row in rows}) > 1:
         raise VesaliusError(
