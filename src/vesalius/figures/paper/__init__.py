@@ -113,7 +113,9 @@ def _size(figure: Figure) -> tuple[float, float]:
         across = min(len(data["panels"]), 4)
         return 2.5 * across + 0.4, 1.0 + 2.5 * math.ceil(len(data["panels"]) / across)
     if figure.component == "tokens":
-        return 7.0, 0.9 + sum(0.3 + circuits.line_count(data["tokens"]) * 0.34 for _ in data["rows"])
+        lines = [circuits.line_count(row["tokens"] or data["tokens"]) for row in data["rows"]]
+        scales = {layer for row in data["rows"] for layer in row["layers"]}
+        return 7.0, 0.4 + 0.5 * max(len(scales), 1) + sum(0.3 + count * 0.34 for count in lines)
     if figure.component == "table":
         return 7.0, 0.9 + 0.21 * (min(len(data["rows"]), circuits.ROWS) + 1)
     if figure.component == "graph":

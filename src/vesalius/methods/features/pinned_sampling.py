@@ -38,7 +38,7 @@ from vesalius.model import Model
 from vesalius.result import Headline, Result
 from vesalius.weights.logit_weights import logit_weights
 
-USUAL = 3
+USUAL = 2
 """Latents that are pinned if none are named."""
 PREFIX = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10"
 
@@ -123,11 +123,11 @@ def pinned_sampling(
     text: str | None = None,
     contexts: int = 32,
     length: int = 64,
-    samples: int = 16,
-    tokens: int = 20,
+    samples: int = 12,
+    tokens: int = 16,
     own: int = 10,
     temperature: float = 1.0,
-    directions: int = 4,
+    directions: int = 3,
     seed: int = 0,
 ) -> PinnedSampling:
     """What a network writes after a prefix while a latent is held at the largest value it was seen to take.
