@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import bench.operators  # noqa: F401 (before all that imports torchvision)
-from bench import cases, vision_examples, vision_expanded, vision_tuning, vision_visualization
+from bench import cases, othello, vision_examples, vision_expanded, vision_tuning, vision_visualization
 from bench.cases import Side
 
 
@@ -25,6 +25,13 @@ class Case:
 
 TL = "TransformerLens 4.3"
 CASES = {
+    "othello-games": Case(
+        "4,000 random games of Othello on 8×8 with labels / a plain Python engine",
+        {"ours": othello.ours, "peer": othello.plain},
+        time=0.05,
+        agree=0.0,
+        repeats=2,
+    ),
     "record-residual": Case(
         "record resid_post at all layers / plain forward of the same module",
         {"ours": cases.record_residual, "peer": cases.plain_forward},
