@@ -34,6 +34,8 @@ COMPACT = 0.8
 """F1 on held-out games from which a neuron is called a rule."""
 RARELY, OFTEN = 20, 0.3
 """To be looked at, a neuron fires at so many positions at least, growing and judging, and at such a share at most."""
+MARGIN = 0.1
+"""By what share of neurons the network has to exceed its twins."""
 SHOWN = 8
 STATE_NAMES = STATES["mine/theirs"]
 
@@ -71,7 +73,7 @@ class BoardRules(Result):
                 self.share,
                 bar,
                 interval,
-                interval[0] > bar,
+                interval[0] > bar + MARGIN,
                 f"F1 of {COMPACT} or more: {found} of {looked}; control: random-init twins; "
                 f"shuffled {exchanged:.3f}",
             )
