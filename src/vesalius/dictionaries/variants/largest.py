@@ -1,6 +1,5 @@
 """A number of latents: those of a row, or of a batch, with the largest activations."""
 
-import functools
 from dataclasses import replace
 
 import torch
@@ -40,7 +39,7 @@ def batch_topk(k: int = 32, *, aux: float = 1 / 32, aux_k: int = 256, dead_after
     0. Loss as `topk`.
     """
     return Variant(
-        active=functools.partial(_largest_of_batch, k=k),
+        active=lambda pre, w: largest_of_batch(pre, k=k),
         loss=lambda p: p.squared / p.variance + aux * _auxiliary(p, aux_k),
         folded=_mean_least,
         dead_after=dead_after,
@@ -71,13 +70,11 @@ def matryoshka(
         return torch.stack(errors).mean() / p.variance + aux * _auxiliary(p, aux_k)
 
     return Variant(
-        active=functools.partial(_largest_of_batch, k=k), loss=loss, folded=_mean_least, dead_after=dead_after
+        active=lambda pre, w: largest_of_batch(pre, k=k), loss=loss, folded=_mean_least, dead_after=dead_after
     )
 
 
-def _largest_of_batch(
-    pre: Float[Tensor, "row latent"], weights: Weights, *, k: int
-) -> tuple[Support, Float[Tensor, " active"]]:
+def largest_of_batch(pre: Float[Tensor, "row latent"], *, k: int) -> tuple[Support, Float[Tensor, " active"]]:
     """The k · rows largest: exact, but a threshold guessed from a few rows leaves few to choose among."""
     wanted = _at_most(k, pre) * len(pre)
     sample = pre[:: max(1, len(pre) // 64)].flatten()
