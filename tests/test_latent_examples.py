@@ -117,6 +117,9 @@ def test_cosines_where_one_of_two_fires(dense):
     for a in range(LATENTS):
         for b in range(LATENTS):
             x, y = flat[:, a], other[:, b]
-            where = [torch.cosine_similarity(x[m], y[m], dim=0) if m.any() else torch.tensor(0.0) for m in (x > 0, y > 0)]
+            where = [
+                torch.cosine_similarity(x[m], y[m], dim=0) if m.any() else torch.tensor(0.0)
+                for m in (x > 0, y > 0)
+            ]
             expected = max(where) if (x > 0).any() and (y > 0).any() else torch.tensor(0.0)
             torch.testing.assert_close(found[a, b], expected, rtol=1e-4, atol=1e-4)

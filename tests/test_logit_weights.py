@@ -41,7 +41,9 @@ def test_they_equal_the_gradient_with_the_norm_frozen(norm, site, width):
         expected.append(torch.stack(rows))
     found = logit_weights(model, site, directions) * scale
     expected = torch.stack(expected)
-    torch.testing.assert_close(found, expected - expected.median(1, keepdim=True).values, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found, expected - expected.median(1, keepdim=True).values, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_site_without_a_known_way_is_named():

@@ -23,6 +23,8 @@ class CoMoments:
 
     def __init__(self, latents: int, units: int) -> None:
         self.rows = 0
+        self.counts = torch.zeros(latents, dtype=torch.long)
+        """In how many rows each latent was not 0."""
         self.products = torch.zeros(latents, units)
         """Sums over rows of code times shifted value."""
         self.sums = torch.zeros(2, latents, dtype=torch.float64)
@@ -36,6 +38,7 @@ class CoMoments:
         self.shift = other.mean(0) if self.shift is None else self.shift
         other = other - self.shift
         self.rows += len(codes)
+        self.counts += codes.latents.bincount(minlength=codes.width)
         self.products += gathered(codes, other)
         for number, power in enumerate((1, 2)):
             self.sums[number].index_add_(0, codes.latents, codes.values.double() ** power)
@@ -90,7 +93,11 @@ def gathered(codes: Codes, other: Float[Tensor, "row unit"]) -> Float[Tensor, "l
     if not len(order):
         return other.new_zeros(codes.width, other.shape[1])
     return torch.nn.functional.embedding_bag(
-        codes.rows[order], other, counts.cumsum(0) - counts, mode="sum", per_sample_weights=codes.values[order].to(other)
+        codes.rows[order],
+        other,
+        counts.cumsum(0) - counts,
+        mode="sum",
+        per_sample_weights=codes.values[order].to(other),
     )
 
 

@@ -80,7 +80,8 @@ def _last(
     order = examples.argsort(stable=True)
     per_context = examples.bincount(minlength=len(inputs))
     for contexts, entries in zip(
-        torch.arange(len(inputs)).split(BATCH), order.split([int(part.sum()) for part in per_context.split(BATCH)])
+        torch.arange(len(inputs)).split(BATCH),
+        order.split([int(part.sum()) for part in per_context.split(BATCH)]),
     ):
         if not len(entries):
             continue
@@ -114,14 +115,18 @@ def _whole(
     directions: Tensor,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     assert inputs.ids is not None and inputs.counts is not None
-    for entries in torch.arange(len(latents)).split(BATCH):
+    for entries in places[:, -1].argsort(stable=True).split(BATCH):
         ids = inputs.ids[examples[entries]]
+        if "causal" in model.kinds:  # what comes later changes nothing
+            ids = ids[:, : int(places[entries, -1].max()) + 1]
         given = ids.to(model.device)
         acts = value_at(model, reads(dictionary), given)
         codes = coded(dictionary, acts.flatten(0, 1))
-        fires = codes.latents == latents[entries].to(codes.latents).repeat_interleave(ids.shape[1])[codes.rows]
+        fires = (
+            codes.latents == latents[entries].to(codes.latents).repeat_interleave(ids.shape[1])[codes.rows]
+        )
         values = codes.values.new_zeros(ids.numel()).index_add(0, codes.rows[fires], codes.values[fires])
-        values = values.view(ids.shape) * inputs.counts[examples[entries]].to(values)
+        values = values.view(ids.shape) * inputs.counts[examples[entries], : ids.shape[1]].to(values)
         taken = values[..., None] * directions[entries, None].to(values)
         before = token_losses(model.logits(given).float(), given)
         with intervene(model, {dictionary.site: lambda value, taken=taken: value - taken.to(value)}):

@@ -96,9 +96,7 @@ class LatentExamples:
         """The highest value of each, 0 of one that never fired."""
         return self.histogram.high.clamp(min=0).float()
 
-    def add(
-        self, examples: Int[Tensor, " row"], positions: Int[Tensor, " row"], codes: Codes
-    ) -> None:
+    def add(self, examples: Int[Tensor, " row"], positions: Int[Tensor, " row"], codes: Codes) -> None:
         fires = codes.values > 0
         rows, latents, values = codes.rows[fires], codes.latents[fires], codes.values[fires].float()
         self.seen += len(codes)
@@ -108,7 +106,9 @@ class LatentExamples:
         numbers, places = examples[rows], positions[rows]
         noise = hashed(self.seed, numbers, latents, places)
         rank = ((0x7F800000 - values.view(torch.int32).long()) << TIES) + (noise & ((1 << TIES) - 1))
-        around = _Neighbours(examples, positions, rows, latents, values, codes.width, self.offsets, self.columns)
+        around = _Neighbours(
+            examples, positions, rows, latents, values, codes.width, self.offsets, self.columns
+        )
         for kept, bins, keys in (
             (self.top, latents, rank),
             (self.sample, self._bins(latents, values), noise),
@@ -246,7 +246,10 @@ class _Neighbours:
         if not len(chosen):
             return self.values.new_zeros(0, len(self.offsets)).half()
         row, latent = self.rows[chosen], self.latents[chosen, None]
-        down, across = (self.positions[row] // self.columns)[:, None], (self.positions[row] % self.columns)[:, None]
+        down, across = (
+            (self.positions[row] // self.columns)[:, None],
+            (self.positions[row] % self.columns)[:, None],
+        )
         down, across = down + self.offsets[:, 0], across + self.offsets[:, 1]
         place = down * self.columns + across
         there = (down >= 0) & (across >= 0) & (across < self.columns) & (place < self.row_at.shape[1])

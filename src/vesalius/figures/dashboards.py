@@ -60,7 +60,9 @@ def dashboard(
             "starts": packed(examples["starts"], "i32"),
             "groups": packed(examples["groups"], "i8"),
             "values": packed(examples["values"], "f32"),
-            "windows": packed((examples["windows"].float() / largest[:, None] * 255).round().clamp(0, 255), "u8"),
+            "windows": packed(
+                (examples["windows"].float() / largest[:, None] * 255).round().clamp(0, 255), "u8"
+            ),
             **_effects(examples),
             **({"tokens": packed(renumbered(examples["tokens"]), "u16")} if "tokens" in examples else {}),
         },
@@ -100,7 +102,9 @@ def unpacked(array: Mapping[str, Any]) -> Tensor:
     return (flat.int() if kind is torch.uint16 else flat).reshape(array["shape"])
 
 
-def _used(examples: Mapping[str, Tensor], logits: Mapping[str, Tensor] | None, texts: Sequence[Mapping[str, Tensor]]):
+def _used(
+    examples: Mapping[str, Tensor], logits: Mapping[str, Tensor] | None, texts: Sequence[Mapping[str, Tensor]]
+):
     """The tokens that occur anywhere, and what renumbers them, so that 0 is none."""
     shown = [text["tokens"].flatten() for text in texts]
     shown += [examples["tokens"].flatten()] if "tokens" in examples else []
@@ -134,7 +138,11 @@ def _effects(examples: Mapping[str, Tensor]) -> dict[str, Any]:
     scale = torch.zeros(len(starts) - 1).scatter_reduce(0, index, size, "amax").clamp(min=1e-6)
     short = (effects.nan_to_num() / scale[index, None] * 127).round()
     short = torch.where(known, short, -128)[rows]
-    return {"effects": packed(short, "i8"), "measured": packed(rows.cumsum(0) * rows, "i32"), "scale": packed(scale, "f32")}
+    return {
+        "effects": packed(short, "i8"),
+        "measured": packed(rows.cumsum(0) * rows, "i32"),
+        "scale": packed(scale, "f32"),
+    }
 
 
 def _logits(logits: Mapping[str, Tensor], renumbered: Any) -> dict[str, Any]:

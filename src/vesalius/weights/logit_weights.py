@@ -65,5 +65,7 @@ def written(
 
 def _through(directions: Tensor, weight: Float[Tensor, "width d_model"], site: str) -> Tensor:
     if directions.shape[-1] != len(weight):
-        raise VesaliusError(f"directions have {directions.shape[-1]} components; '{site}' has {len(weight)} units")
+        raise VesaliusError(
+            f"directions have {directions.shape[-1]} components; '{site}' has {len(weight)} units"
+        )
     return directions @ weight.to(directions)

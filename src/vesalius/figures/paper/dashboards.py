@@ -61,13 +61,28 @@ def _written(sheet: "SubFigure", data: Data, latent: int, starts: list[int]) -> 
     windows, tokens = (unpacked(data["examples"][name]) for name in ("windows", "tokens"))
     for number in numbers:
         x = 0.0
-        for share, token in zip((windows[number].float() / 255).tolist(), tokens[number].tolist(), strict=True):
+        for share, token in zip(
+            (windows[number].float() / 255).tolist(), tokens[number].tolist(), strict=True
+        ):
             if not token or x > 58:
                 continue
             word = label(data["vocabulary"][token], everywhere=True)[:12]
-            ground: Any = {"facecolor": shades(norm(share)) if share else "none", "edgecolor": "none", "pad": 0.8}
+            ground: Any = {
+                "facecolor": shades(norm(share)) if share else "none",
+                "edgecolor": "none",
+                "pad": 0.8,
+            }
             ink = ink_on(shades, norm, share) if share else "#222"
-            axes.text(x, line + 0.6, word, fontsize=6.5, family="DejaVu Sans Mono", color=ink, bbox=ground, clip_on=True)
+            axes.text(
+                x,
+                line + 0.6,
+                word,
+                fontsize=6.5,
+                family="DejaVu Sans Mono",
+                color=ink,
+                bbox=ground,
+                clip_on=True,
+            )
             x += len(word) * 0.98 + 0.5
         line += 1
 

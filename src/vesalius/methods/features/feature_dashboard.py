@@ -85,7 +85,9 @@ class FeatureDashboard(Result):
         fired = self.counts > 0
         best = self.neurons["correlations"][fired, 0]
         rows = [
-            Headline("latents that fired", f"{int(fired.sum())} of {len(fired)}", note=f"in {self.rows:,} rows")
+            Headline(
+                "latents that fired", f"{int(fired.sum())} of {len(fired)}", note=f"in {self.rows:,} rows"
+            )
         ]
         if fired.any():
             chance = self.shuffled[fired].mean().item()
@@ -161,7 +163,7 @@ def feature_dashboard(
     intervals: int = 11,
     per_interval: int = 5,
     window: int = 4,
-    ablated: int = 5,
+    ablated: int = 3,
     texts: int = 4,
     seed: int = 0,
 ) -> FeatureDashboard:
@@ -179,7 +181,9 @@ def feature_dashboard(
     second = model.dictionary(other) if other else None
     stream = _Stream(model, dictionary, second, inputs, latents)
     top, per_interval = _room(len(stream.chosen), top, intervals, per_interval)
-    stream.read(top=top, intervals=intervals, per_interval=per_interval, window=window, texts=texts, seed=seed)
+    stream.read(
+        top=top, intervals=intervals, per_interval=per_interval, window=window, texts=texts, seed=seed
+    )
     kept, chosen, picked = stream.examples, stream.chosen, stream.examples.picked()
 
     width = value_at(model, dictionary.site, next(inputs.batches(model, batch=1)).inputs)
@@ -403,7 +407,11 @@ def _pictures(model: Model, site: str, inputs: Inputs, picked: Picked, stream: _
     field = field_of(model, site) if not stream.before else None
     height = model.pictures.size[0]
     cell = 1 / stream.columns
-    shape = (1.0, cell, cell / 2) if field is None else (field.size / height, field.stride / height, field.offset / height)
+    shape = (
+        (1.0, cell, cell / 2)
+        if field is None
+        else (field.size / height, field.stride / height, field.offset / height)
+    )
     return {
         "thumbnails": torch.stack(thumbnails),
         "of": which,
