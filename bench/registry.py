@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import bench.operators  # noqa: F401 (before all that imports torchvision)
-from bench import cases, othello, vision_examples, vision_expanded, vision_tuning, vision_visualization
+from bench import cases, directions, othello, vision_examples, vision_expanded, vision_tuning, vision_visualization
 from bench.cases import Side
 
 
@@ -104,5 +104,26 @@ CASES = {
         agree=None,
         higher=True,
         repeats=1,
+    ),
+    "reading-vectors": Case(
+        "reading vectors of 512 pairs, all layers of a random GPT-2 / steering-vectors 0.12",
+        {"ours": directions.ours, "peer": directions.steering_vectors},
+        time=1 / 1.5,
+        agree=1e-3,
+        repeats=1,
+    ),
+    "reading-vectors-pca": Case(
+        "the same by PCA / repeng 0.4, whose directions lose the concept",
+        {"ours": directions.our_pca, "peer": directions.repeng},
+        time=1 / 1.5,
+        agree=None,
+        repeats=1,
+    ),
+    "steered-generation": Case(
+        "24 tokens steered at all 12 layers of GPT-2 / the same, plain",
+        {"ours": directions.steered_generation, "peer": directions.plain_generation},
+        time=1.1,
+        agree=None,
+        repeats=5,
     ),
 }

@@ -218,7 +218,7 @@ def test_a_vector_from_a_file_steers_as_the_one_it_was_made_from(model, path, tm
 
 def test_ablating_the_planted_direction_takes_the_concept_away(model, path):
     result = concept_ablation(
-        model, pairs=path, follow=" so it is", towards=" yes", away=" no", most_kl=9.0, n_pairs=96, layers=[0]
+        model, pairs=path, follow=" so it is", towards=" yes", away=" no", most_kl=9.0, n_pairs=96, positions=[-4]
     )
     v = torch.nn.functional.cosine_similarity(
         result.direction, model.weight("W_U")[:, model.token("yes")], dim=0

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
@@ -116,7 +117,7 @@ def concept_vector(
 
 def control_vector(
     model: Model,
-    pairs: str,
+    pairs: str | Path,
     *,
     template: str = "",
     reader: str = "difference_of_means",
