@@ -6,7 +6,7 @@ arXiv 2212.04089, for weights; Vogel 2024 for activations).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,21 +14,6 @@ from torch import Tensor
 
 from vesalius.dictionaries.feature import Feature
 from vesalius.errors import VesaliusError
-
-
-@runtime_checkable
-class Steerable(Protocol):
-    """What has to be known of a network to tell whether a control vector is one of its own."""
-
-    name: str
-    architecture: Any
-
-    @property
-    def n_layers(self) -> int: ...
-    @property
-    def d_model(self) -> int: ...
-    @property
-    def hash(self) -> str: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +105,8 @@ class ControlVector:
         drawn = {layer: torch.randn(self.width, generator=generator) for layer in self.layers}
         return replace(self, directions=drawn, label=f"random {seed}").normed_like(self)
 
-    def check(self, model: Steerable) -> "ControlVector":
-        """Itself, if it fits the network. Raises VesaliusError if it is another's."""
+    def check(self, model: Any) -> "ControlVector":
+        """Itself, if it fits the network, a `Model`. Raises VesaliusError if it is another's."""
         whose = f"the control vector {self.label!r} of {self.model}" if self.model else "the control vector"
         if self.width != model.d_model:
             raise VesaliusError(f"{whose} has width {self.width}; {model.name} has d_model {model.d_model}")
