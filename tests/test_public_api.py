@@ -8,9 +8,13 @@ import pytest
 import vesalius as vs
 
 PUBLIC = [
-    "Dictionary", "Feature", "Headline", "Method", "Model", "Preprocessing", "Recording", "Result", "Site", "Study",
-    "VesaliusError", "add", "at", "clamp", "direction", "dissect", "dossier", "freeze", "intervene", "load", "mean",
-    "method", "methods", "neurons", "patch", "project_out", "record", "resample", "set_to", "sites_of", "zero",
+    "Dictionary", "Feature", "Headline", "Method", "Model", "Preprocessing", "Recording", "Result", "Site",
+    "SparseDictionary", "Study", "TensorRows", "VesaliusError", "add", "april", "at", "batch_topk", "clamp",
+    "decompose", "direction", "dissect", "dossier", "fit_cross_layer_transcoder", "fit_crosscoder",
+    "fit_ica", "fit_many", "fit_nmf", "fit_pca", "fit_sae", "fit_transcoder", "freeze", "gated", "harvest",
+    "intervene", "jump_relu", "load", "matryoshka", "mean", "method", "methods", "neurons", "open_corpus",
+    "open_store", "patch", "project_out", "read_control_vector", "read_dictionary", "record", "relu_l1",
+    "resample", "set_to", "sites_of", "topk", "zero",
 ]  # fmt: skip
 
 

@@ -58,7 +58,8 @@ def write_findings(
                 begin(name)
                 try:
                     result = analysis()
-                    study.add(result, text=methods()[name].headline, claims=claims(name, result))
+                    known = methods().get(name)
+                    study.add(result, text=known.headline if known else "", claims=claims(name, result))
                 except Inapplicable as reason:
                     study.skip(name, str(reason))
                 except VesaliusError as error:

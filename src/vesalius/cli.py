@@ -156,6 +156,37 @@ def feature(
     )
 
 
+@app.command()
+def dictionary(
+    model: Annotated[str, MODEL],
+    dictionary: Annotated[str, DICTIONARY],
+    other: Annotated[
+        str, typer.Option(help="One of the same size: another seed's, or another model's.")
+    ] = "",
+    other_model: Annotated[str, typer.Option(help="The model of --other, if it is not MODEL.")] = "",
+    others: Annotated[
+        list[str] | None, typer.Option(help="One of another size; several may be given.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the study; runs/MODEL-DICTIONARY if not given.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="What is read; the held-out sample if not given.")] = None,
+    images: Annotated[str, typer.Option(help="A folder or .tar of pictures, or 'shapes'.")] = "shapes",
+    contexts: Annotated[int | None, typer.Option(help="How many contexts are read.")] = None,
+    seed: int = 0,
+) -> int:
+    """Ask all that is asked of a dictionary, and write a study: every figure of Towards Monosemanticity, and a table."""
+    from vesalius.model import load
+    from vesalius.monosemanticity import decompose
+
+    return _told(
+        decompose(
+            load(model), dictionary, others=others or (), other=other, other_model=other_model, out=out, text=text,
+            images=images, contexts=contexts, seed=seed,
+        )
+    )  # fmt: skip
+
+
 def _told(findings: "Findings") -> int:
     """Print what a battery found and where its report is; the exit code."""
     from vesalius.terminal import stdout, summary_table
@@ -334,7 +365,7 @@ def transcoder(
     seed: int = 0,
 ) -> None:
     """Train a transcoder, which reads one site of a store and writes another."""
-    from vesalius.dictionaries.train import fit_transcoder
+    from vesalius.dictionaries.transcoders import fit_transcoder
     from vesalius.store.activation_store import open_store
 
     rows = open_store(store)[[source, site]]
