@@ -51,7 +51,7 @@ def test_pools_are_at_least_as_large_as_announced(rows, pool, first, count):
 def test_rows_are_mixed_within_the_pool_and_read_in_blocks():
     order = Order(100_000, seed=1, pool=10_000)
     (pool, _, _), *_ = order.pieces(0, 1)
-    rows = order.within(pool, 0, pool.rows)
+    rows = order.within(pool)
     assert len(np.unique(rows // BLOCK)) <= pool.rows // BLOCK + 3, "a pool is few blocks"
     batch = order.at(0, 1000)
     assert len(np.unique(batch // BLOCK)) >= 36, "and a batch is of nearly all of them"

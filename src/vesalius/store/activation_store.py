@@ -6,13 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from vesalius.errors import VesaliusError, nearest
 from vesalius.site import Site
-from vesalius.store.columns import available, open_column
+from vesalius.store.columns import available, open_column, shard_of
 from vesalius.store.folder import Folder, LocalFolder, open_folder
 from vesalius.store.order import POOL, Order, Pool
 from vesalius.store.plan import Manifest, read_manifest, shard_name
@@ -179,8 +180,9 @@ class StoredRows:
         self.mapped = local and (size < available() if mapped is None else mapped)
         """Whether rows are read as memory."""
         self._numbers = [store.column(site, mapped=self.mapped) for site in sites]
-        scaled = store.plan.dtype == "int8"
-        self._scales = [store.column(SCALE + site, mapped=self.mapped) if scaled else None for site in sites]
+        scaled = sites if store.plan.dtype == "int8" else ()
+        self._scales = [store.column(SCALE + site, mapped=self.mapped) for site in scaled]
+        self._columns = [*self._numbers, *self._scales]
         self._reader = ThreadPoolExecutor(1)
         self._read: dict[tuple[Order, Pool], Future] = {}
 
@@ -206,27 +208,28 @@ class StoredRows:
     def batch(
         self, step: int, size: int, *, seed: int = 0, rank: int = 0, world: int = 1
     ) -> tuple[Float[Tensor, "row width"], ...]:
-        """`size` rows of each site, those from `step · size` on of the endless order of this rank."""
+        """`size` rows of each site, those from `step · size` on of the endless order of this rank.
+
+        They come shard by shard, as they are read.
+        """
         order = Order(len(self), seed=seed, rank=rank, world=world, pool=self._pool)
+        pieces = list(order.pieces(step * size, size))
+        rows = np.concatenate([order.within(pool)[start:stop] for pool, start, stop in pieces])
+        by_shard = shard_of(rows, self._numbers[0].starts).argsort(kind="stable")
         if self.mapped:
-            rows = order.at(step * size, size)
-            found = [column.take(rows) for column in self._numbers]
-            scales = [column and column.take(rows) for column in self._scales]
+            found = [column.take(rows[by_shard]) for column in self._columns]
         else:
-            pieces = [
-                [column[start:stop] for column in self._pooled(order, pool)]
-                for pool, start, stop in order.pieces(step * size, size)
-            ]
-            joined = [torch.cat(parts) for parts in zip(*pieces)]
-            found, scales = joined[: len(self.sites)], joined[len(self.sites) :] or self._scales
+            parts = [[part[start:stop] for part in self._pooled(order, pool)] for pool, start, stop in pieces]
+            index = torch.from_numpy(by_shard)
+            found = [torch.cat(column).index_select(0, index) for column in zip(*parts)]
+        scales = found[len(self.sites) :] or [None] * len(self.sites)
         return tuple(value_of(numbers, scale) for numbers, scale in zip(found, scales))
 
     def rows(self, first: int, last: int) -> tuple[Float[Tensor, "row width"], ...]:
         """The rows from one number to another, in the order in which they lie."""
-        return tuple(
-            value_of(numbers.stretch(first, last), scales and scales.stretch(first, last))
-            for numbers, scales in zip(self._numbers, self._scales)
-        )
+        found = [column.stretch(first, last) for column in self._columns]
+        scales = found[len(self.sites) :] or [None] * len(self.sites)
+        return tuple(value_of(numbers, scale) for numbers, scale in zip(found, scales))
 
     def _pooled(self, order: Order, pool: Pool) -> list[Tensor]:
         """The rows of a pool in their order, as they are kept; the pool after it is read meanwhile."""
@@ -238,8 +241,7 @@ class StoredRows:
         return self._read[order, pool].result()
 
     def _fetch(self, order: Order, pool: Pool) -> list[Tensor]:
-        rows = order.within(pool, 0, pool.rows)
-        return [column.take(rows) for column in (*self._numbers, *self._scales) if column is not None]
+        return [column.take(order.within(pool)) for column in self._columns]
 
 
 def open_store(place: str | Path) -> ActivationStore:

@@ -5,15 +5,17 @@
 3. Each of `world` ranks takes an equal share of that sequence and cuts it into pools.
 4. Within a pool the rows are permuted: this is how far rows are mixed beyond what the blocks are.
 
-A permutation is a Feistel network over the bits of a place (Luby and Rackoff 1988), walked on until it lands inside
-(Black and Rogaway 2002). So there is nothing to keep: any part of any epoch takes time in proportion to its length,
-also of 10^11 rows, and a run that was stopped goes on with the same rows.
+Blocks are permuted by a Feistel network over the bits of their number (Luby and Rackoff 1988), walked on until it
+lands inside (Black and Rogaway 2002), of which any part can be had alone, also of 10^11 rows; the rows of a pool by
+a list of them. So there is no state to keep, and a run that was stopped goes on with the same rows.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+import torch
 from jaxtyping import Int, UInt64
 from numpy import ndarray
 
@@ -44,7 +46,7 @@ class Order:
 
     >>> order = Order(6, seed=1)
     >>> order.at(0, 6).tolist(), order.at(6, 6).tolist(), order.at(4, 4).tolist()
-    ([3, 1, 0, 5, 2, 4], [3, 5, 0, 1, 4, 2], [2, 4, 3, 5])
+    ([4, 3, 1, 5, 0, 2], [5, 3, 4, 0, 1, 2], [0, 2, 5, 3])
     """
 
     rows: int
@@ -73,7 +75,7 @@ class Order:
 
     def at(self, first: int, count: int) -> Int[ndarray, " row"]:
         """The rows at `count` places from `first` on."""
-        parts = [self.within(pool, start, stop) for pool, start, stop in self.pieces(first, count)]
+        parts = [self.within(pool)[start:stop] for pool, start, stop in self.pieces(first, count)]
         return np.concatenate([np.empty(0, np.int64), *parts])
 
     def pieces(self, first: int, count: int) -> Iterator[tuple[Pool, int, int]]:
@@ -93,20 +95,31 @@ class Order:
         low, high = self.share
         return next(self.pieces(pool.epoch * (high - low) + pool.first + pool.rows, 1))[0]
 
-    def within(self, pool: Pool, start: int, stop: int) -> Int[ndarray, " row"]:
-        """The rows at the places `start` to `stop` of a pool."""
-        inner = permuted(np.arange(start, stop), pool.rows, key=self._key(pool.epoch, self.rank, pool.number))
-        place = (self.share[0] + pool.first + inner + self._key(pool.epoch, 0) % self.rows) % self.rows
-        blocks = self.rows // BLOCK
-        block, inside = np.divmod(place, BLOCK)
-        moved = permuted(np.minimum(block, max(blocks - 1, 0)), max(blocks, 1), key=self._key(pool.epoch, 1))
-        return np.where(block < blocks, moved * BLOCK + inside, place)
+    def within(self, pool: Pool) -> Int[ndarray, " row"]:
+        """The rows of a pool, in the order in which they come."""
+        return _within(self, pool)
 
-    def _key(self, *numbers: int) -> int:
+    def key(self, *numbers: int) -> int:
         state = np.array([self.seed % 2**64], np.uint64)
         for number in (len(numbers), *numbers):
             state = _mixed(state ^ np.uint64(number % 2**64))
         return int(state[0] >> np.uint64(1))
+
+
+@lru_cache(maxsize=8)
+def _within(order: Order, pool: Pool) -> Int[ndarray, " row"]:
+    """What is left of the rows after whole blocks stays where it is, which the turn makes any place of an epoch."""
+    key = order.key(pool.epoch, order.rank, pool.number) >> 1
+    inner = torch.randperm(pool.rows, generator=torch.Generator().manual_seed(key)).numpy()
+    turned = order.share[0] + pool.first + order.key(pool.epoch, 0) % order.rows
+    place = (turned + inner) % order.rows
+    blocks = order.rows // BLOCK
+    block, inside = np.divmod(place, BLOCK)
+    whole, index = np.unique(block, return_inverse=True)
+    complete = whole < blocks
+    moved = whole.copy()
+    moved[complete] = permuted(whole[complete], max(blocks, 1), key=order.key(pool.epoch, 1))
+    return moved[index] * BLOCK + inside
 
 
 def permuted(places: Int[ndarray, " place"], size: int, *, key: int) -> Int[ndarray, " place"]:
