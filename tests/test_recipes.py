@@ -152,6 +152,39 @@ def test_training_on_a_folder_of_text(tmp_path):
         train("attn-2")
 
 
+def test_a_network_learns_to_play_othello(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VESALIUS_CACHE", str(tmp_path))
+    folder = train("othello-4", steps=2)
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    assert "legal_share" in capsys.readouterr().out
+    assert card["tokens"]["bos"] == 0 and card["data"]["board"] == 4
+    model = vesalius.load("zoo/othello-4")
+    assert (model.bos, model.d_vocab, model.n_ctx, model.tokenizer) == (0, 13, 12, None)
+    assert "othello" in model.kinds
+    with pytest.raises(VesaliusError, match="takes no corpus"):
+        train("othello-4", corpus=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_minute_is_enough_for_a_board_of_four_by_four(tmp_path):
+    folder = train("othello-4", out=tmp_path / "out", threads=1)
+    facts = json.loads((folder / "card.json").read_text(encoding="utf-8"))["measured"]
+    assert facts["legal_share"] >= 0.98 > 0.5 > facts["legal_share_of_twin"]
+    assert 0 < facts["above_floor"] < 0.05
+
+
+def test_the_player_of_othello_is_what_its_card_says():
+    card = CARDS["othello-6"]
+    weights = (ZOO / "othello-6" / "model.safetensors").read_bytes()
+    assert card["sha256"] == hashlib.sha256(weights).hexdigest() and len(weights) < 6e6
+    assert card["shape"] == ToyTransformer(**card["shape"]).shape
+    assert card["recipe"]["steps"] == card["training"]["steps"] == RECIPES["othello-6"].steps
+    facts = card["measured"]
+    assert facts["legal_share"] > 0.97 and facts["above_floor"] < 0.2
+    assert facts["floor"] == pytest.approx(1.538, abs=0.01)
+    assert facts["legal_share_of_twin"] < 0.4
+
+
 def test_cards_are_json_that_a_person_can_read():
     node = {"a": [1, 2], "b": {"long": ["x" * 60, "y" * 60]}, "c": [], "d": "é"}
     assert json.loads(laid_out(node)) == node

@@ -140,7 +140,7 @@ def board_edit(
     to: Literal["flip", "empty", "mine", "theirs"] = "flip",
     first: int | None = None,
     last: int | None = None,
-    scale: float = 2.0,
+    scale: float | None = None,
     games: int = 300,
     seed: int = 0,
 ) -> BoardEdit:
@@ -148,7 +148,8 @@ def board_edit(
 
     `moves` is a record as 'D3 C5 …' (empty: a random game), read up to `ply` moves (None: all that were given, or a
     third of a random game); `square` is the one that changes (empty: one whose change changes what is legal). The
-    edit acts after layers `first` to `last` (None: all but the outermost), by `scale` gaps between states. Raises
+    edit acts after layers `first` to `last` (None: all but the outermost), by `scale` gaps between states
+    (None: 2 from mine to theirs, 1 to or from empty). Raises
     VesaliusError for a move that the rules forbid, for a position past the end of the record, and for an edit after
     which nothing is legal.
 

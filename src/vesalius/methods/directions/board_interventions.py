@@ -136,7 +136,7 @@ def board_interventions(
     change: Change = "flip",
     first: int | None = None,
     last: int | None = None,
-    scale: float = 2.0,
+    scale: float | None = None,
     games: int = 300,
     hidden: int = 128,
     steps: int = 200,
@@ -146,8 +146,8 @@ def board_interventions(
     """Errors of the moves that a network predicts after its board was edited, over many random positions.
 
     Both edits act after layers `first` to `last` (None: all but the outermost). `scale` is in gaps: 1 leads from the
-    mean of the one state to the mean of the other. `games` are those that probes are fitted to; `hidden`, `steps` and
-    `learning_rate` are the gradient edit's.
+    mean of the one state to the mean of the other (None: 2 to turn a stone, 1 to take it away). `games` are those
+    that probes are fitted to; `hidden`, `steps` and `learning_rate` are the gradient edit's.
 
     >>> from vesalius.testbed import board_tracker
     >>> board_interventions(board_tracker(4), cases=20, games=60, scale=1, steps=10).mean("linear")
@@ -194,7 +194,7 @@ def board_interventions(
         {
             "change": change,
             "layers": f"{layers[0]}–{layers[-1]}",
-            "scale": scale,
+            "scale": "2 to turn, 1 to take away" if scale is None else scale,
             "games": games,
             "hidden": hidden,
             "steps": steps,
