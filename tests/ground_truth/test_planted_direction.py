@@ -3,6 +3,8 @@
 Truth: pairs of activations ±u apart beside a nuisance direction, and a linear classifier written by hand.
 """
 
+from importlib.resources import files
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -163,3 +165,38 @@ def test_orthogonal_weights_compute_what_directional_ablation_computes():
             orthogonalised(model, direction).logits(ids), ablated, atol=1e-5, rtol=1e-5
         )
         assert (ablated - model.logits(ids)).abs().max() > 1e-3
+
+
+# ------------------------------------------------------------------------------- where there is nothing to find (G17)
+
+
+def untrained(seed: int) -> vs.Model:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(files("vesalius.zoo") / "tokenizer.json"))
+    module = vs.testbed.random_attn(
+        d_model=32, n_heads=4, d_vocab=tokenizer.get_vocab_size(), n_ctx=96, norm=True, d_mlp=64, seed=seed
+    ).module
+    return vs.Model(module, tokenizer=tokenizer, bos=0, name=f"untrained-{seed}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reading_vectors",
+        "steering",
+        "activation_addition",
+        "contrast_steering",
+        "head_steering",
+        "concept_ablation",
+    ],
+)
+def test_random_networks_give_no_evidence(name):
+    analysis = vs.methods()[name].function
+    alarms = [
+        seed
+        for seed in range(20)
+        if any(h.evidence for h in analysis(untrained(seed), seed=seed).headlines())
+    ]
+    assert len(alarms) <= 1, alarms
