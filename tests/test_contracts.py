@@ -26,14 +26,14 @@ from safetensors.torch import save_file
 
 import vesalius as vs
 from vesalius.data.images import Images
-from vesalius.dictionaries import SparseDictionary
+from vesalius.dictionaries import Dictionary, SparseDictionary
 from vesalius.figures import Figure
 from vesalius.result import Headline, Result
 from vesalius.testbed import curve_network, handwritten_induction, random_attn
 
 NAMES = sorted(vs.methods())
 PLAIN = {int, float, bool, str, Path, type(None)}
-OBJECTS = {Images, vs.Model}  # what a word may stand for: a folder's pictures, a network's name
+OBJECTS = {Images, vs.Model, Dictionary}  # what a word may stand for: pictures, a network, a dictionary
 QUICK = {"steps": 8, "n_images": 48, "n_examples": 6, "angles": 36, "games": 60, "held_out": 30, "cases": 60}
 SOURCE = re.compile(r"arXiv|transformer-circuits\.pub|\b(1[89]|20)\d\d\b")
 
@@ -59,7 +59,13 @@ def player(seed: int = 0) -> vs.Model:
 @functools.cache
 def model_for(name: str) -> vs.Model:
     fitting = (make() for make in (handwritten_induction, reader, curve_network, player))
-    return next(model for model in fitting if not vs.methods()[name].missing(model))
+    return next(model for model in fitting if fits(vs.methods()[name], model))
+
+
+def fits(method, model: vs.Model) -> bool:
+    """Whether it has what the method needs, and a usual site if that is about a dictionary."""
+    without = method.subject == "dictionary" and not model.kinds & {"mlp", "images"}
+    return not method.missing(model) and not without
 
 
 @functools.cache
@@ -75,11 +81,11 @@ def checkpoints() -> list[str]:
     return [str(folder) for folder in sorted(home.iterdir())]
 
 
-def dictionary_of(model: vs.Model) -> SparseDictionary:
+def dictionary_of(model: vs.Model, *, size: float = 1.5, seed: int = 0) -> SparseDictionary:
     """Random directions of the usual site: as many as half again its units."""
     site = model.site() if "images" in model.kinds else "neurons@0"
     width = model.map_shape(site)[0] if "images" in model.kinds else model.shape.d_mlp
-    drawn = torch.randn(width * 3 // 2, width, generator=torch.Generator().manual_seed(0))
+    drawn = torch.randn(int(width * size), width, generator=torch.Generator().manual_seed(seed))
     return SparseDictionary.of_directions(site, drawn / drawn.norm(dim=1, keepdim=True), k=8)
 
 
@@ -87,6 +93,9 @@ def run(name: str, model: vs.Model) -> Result:
     """A method with its defaults; checkpoints, which no testbed network has, are made."""
     method = vs.methods()[name]
     made = {"checkpoints": checkpoints, "other": lambda: model.random_twin(5)}
+    if method.subject == "dictionary":
+        made["other"] = lambda: dictionary_of(model, seed=1)
+        made["others"] = lambda: [dictionary_of(model, size=2.5, seed=1)]
     given = QUICK | {key: make() for key, make in made.items() if key in method.parameters}
     about = {"feature": lambda: [f"{model.site()}[0]"], "dictionary": lambda: [dictionary_of(model)]}
     given_about = about[method.subject]() if method.subject else []
@@ -228,7 +237,7 @@ def test_chance_alone_is_no_evidence(name):
         curve_network().random_twin(11),
         player(11),
     )
-    model = next(network for network in networks if not method.missing(network))
+    model = next(network for network in networks if fits(method, network))
     fired = [headline.claim for headline in run(name, model).headlines() if headline.evidence]
     assert not fired, fired
 
