@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import bench.operators  # noqa: F401 (before all that imports torchvision)
 from bench import (
     cases,
+    dashboards,
     directions,
     othello,
     vision_examples,
