@@ -130,3 +130,13 @@ def layer_range(model: Model, first: int | None, last: int | None) -> list[int]:
             f"layers {low} to {high} were asked for; {model.name} has layers 0 to {model.n_layers - 1}"
         )
     return list(range(low, high + 1))
+
+
+def inner_layer(model: Model, layer: int | None) -> int:
+    """`layer`, if there is such a one; the last but one if left out, where networks keep the board best."""
+    chosen = max(model.n_layers - 2, 0) if layer is None else layer
+    if not 0 <= chosen < model.n_layers:
+        raise VesaliusError(
+            f"layer {chosen} was asked for; {model.name} has layers 0 to {model.n_layers - 1}"
+        )
+    return chosen

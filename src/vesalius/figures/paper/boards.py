@@ -1,7 +1,7 @@
 """Boards on paper."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vesalius.figures.paper.ink import Data, colour_bar, ink_on, scale
 
@@ -15,7 +15,7 @@ DARK, LIGHT, EDGE, MARK = "#22242a", "#ffffff", "#55585f", "#c2480a"
 
 def board(data: Data, sheet: "SubFigure") -> None:
     across = _across(data)
-    panels = sheet.subplots(math.ceil(len(data["boards"]) / across), across, squeeze=False)
+    panels: Any = sheet.subplots(math.ceil(len(data["boards"]) / across), across, squeeze=False)
     every = [v for one in data["boards"] if one["values"] for row in one["values"] for v in row]
     shades, norm = scale(every, data["diverging"])
     for axes in panels.flat:

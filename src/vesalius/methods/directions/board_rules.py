@@ -21,9 +21,8 @@ from torch import Tensor
 from vesalius import figures
 from vesalius.access import record
 from vesalius.boards import STATES, Positions, random_positions, size_of
-from vesalius.boards.directions import OPENING
+from vesalius.boards.directions import OPENING, inner_layer
 from vesalius.data.othello_records import square_names
-from vesalius.errors import VesaliusError
 from vesalius.figures import Figure
 from vesalius.method import method, progress
 from vesalius.metrics import family_wise, wilson
@@ -172,10 +171,7 @@ def board_rules(
 
     `layer` None is the last but one. Rules grow on `games` random games and are judged on `held_out` others.
     """
-    depth = model.n_layers
-    layer = max(depth - 2, 0) if layer is None else layer
-    if not 0 <= layer < depth:
-        raise VesaliusError(f"layer {layer} was asked for; {model.name} has layers 0 to {depth - 1}")
+    layer = inner_layer(model, layer)
     growing = random_positions(model, games, seed=OPENING + seed)
     judging = random_positions(model, held_out, seed=seed)
     fires, fired, looked = _firings(model, growing, judging, layer)

@@ -17,8 +17,7 @@ from torch import Tensor
 from vesalius import figures
 from vesalius.access import record
 from vesalius.boards import Positions, random_positions, size_of
-from vesalius.boards.directions import OPENING, BoardDirections, fit_directions
-from vesalius.errors import VesaliusError
+from vesalius.boards.directions import OPENING, BoardDirections, fit_directions, inner_layer
 from vesalius.figures import Figure
 from vesalius.method import method, progress
 from vesalius.metrics import bootstrap_band, family_wise
@@ -113,10 +112,7 @@ def board_writers(
     The direction is that of a linear probe after `layer` (None: the last but one), fitted to `games` random games;
     gaps are of `held_out` others, and the interval is over ten parts of these.
     """
-    depth = model.n_layers
-    layer = max(depth - 2, 0) if layer is None else layer
-    if not 0 <= layer < depth:
-        raise VesaliusError(f"layer {layer} was asked for; {model.name} has layers 0 to {depth - 1}")
+    layer = inner_layer(model, layer)
     fitting = random_positions(model, games, seed=OPENING + seed)
     judging = random_positions(model, held_out, seed=seed)
     names, gaps, random = _written(model, fitting, judging, layer, seed)
