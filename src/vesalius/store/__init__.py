@@ -2,5 +2,14 @@
 
 from vesalius.store.activation_store import ActivationStore, StoredRows, open_store
 from vesalius.store.harvest import harvest
+from vesalius.store.index import FeatureIndex, feature_index, open_index
 
-__all__ = ["ActivationStore", "StoredRows", "harvest", "open_store"]
+__all__ = [
+    "ActivationStore",
+    "FeatureIndex",
+    "StoredRows",
+    "feature_index",
+    "harvest",
+    "open_index",
+    "open_store",
+]

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from vesalius.errors import VesaliusError, nearest
 from vesalius.site import Site
-from vesalius.store.columns import available, open_column, shard_of
+from vesalius.store.columns import Mapped, Ranged, available, open_column, shard_of
 from vesalius.store.folder import Folder, LocalFolder, open_folder
 from vesalius.store.order import POOL, Order, Pool
 from vesalius.store.plan import Manifest, read_manifest, shard_name
 from vesalius.store.precision import SCALE, STORED, value_of
 from vesalius.store.reduction import FILE as REDUCED
 from vesalius.store.reduction import parts_of
-from vesalius.store.shard import Header, check_shard, read_columns, read_header
+from vesalius.store.shard import Column, Header, check_shard, read_columns, read_header
 
 
 class Places(NamedTuple):
@@ -96,11 +96,16 @@ class ActivationStore:
     def places(self, first: int = 0, last: int | None = None) -> Places:
         """Where the rows from one number to another are from, as `rows` gives them."""
         last = self.rows if last is None else last
+        return _places({label: column.stretch(first, last) for label, column in self._place_columns.items()})
+
+    def places_of(self, rows: Int[np.ndarray, " row"]) -> Places:
+        """Where the rows of these numbers are from."""
+        return _places({label: column.take(rows) for label, column in self._place_columns.items()})
+
+    @cached_property
+    def _place_columns(self) -> dict[str, Ranged]:
         labels = [label for label in Places._fields if label in self.headers[0].columns]
-        found = {label: self.column(label, mapped=False).stretch(first, last).long() for label in labels}
-        return Places(
-            found["context"], found["position"], found.get("document", found["context"]), found.get("token")
-        )
+        return {label: Ranged(self.folder, self._files(label)) for label in labels}
 
     def reduced(self, name: str, site: str | Site) -> dict[str, Tensor]:
         """The state of a reducer that was fed with this site, for `restore(Moments(512), …)`."""
@@ -148,10 +153,12 @@ class ActivationStore:
             headers.append(header)
         return headers
 
-    def column(self, label: str, *, mapped: bool):
+    def column(self, label: str, *, mapped: bool) -> Mapped | Ranged:
         """One column of all shards."""
-        files = [(shard_name(number), header.columns[label]) for number, header in enumerate(self.headers)]
-        return open_column(self.folder, files, mapped=mapped)
+        return open_column(self.folder, self._files(label), mapped=mapped)
+
+    def _files(self, label: str) -> list[tuple[str, Column]]:
+        return [(shard_name(number), header.columns[label]) for number, header in enumerate(self.headers)]
 
     def _site(self, site: str | Site) -> str:
         name = str(Site.parse(site))
@@ -253,3 +260,10 @@ def open_store(place: str | Path) -> ActivationStore:
             f"'{place}' does not exist; expected an activation store{nearest(str(place), near)}"
         )
     return ActivationStore(folder, read_manifest(folder))
+
+
+def _places(found: dict[str, Tensor]) -> Places:
+    whole = {label: values.long() for label, values in found.items()}
+    return Places(
+        whole["context"], whole["position"], whole.get("document", whole["context"]), whole.get("token")
+    )
