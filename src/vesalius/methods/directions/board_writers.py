@@ -5,7 +5,7 @@ transformer-circuits.pub/2021/framework), so the gap between mine and theirs alo
 2023, arXiv 2309.00941) is the sum of their gaps: the difference of the means of what a part writes along it, in
 positions where the square is mine and where it is theirs. Gaps are in standard deviations of the stream along the
 direction, so that 2 parts the two states well, and their sum is that of the whole stream. Beside them stand
-directions drawn at random, and random-init twins, whose strongest part sets the bar.
+directions drawn at random, and random-init twins, whose strongest head or MLP sets the bar.
 """
 
 from dataclasses import dataclass
@@ -42,25 +42,25 @@ class BoardWriters(Result):
     random: Float[Tensor, " part"]
     """Mean over squares along random directions, sign apart."""
     chance: float
-    """What the strongest part of a random-init twin passes once in a hundred times."""
+    """What the strongest head or MLP of a random-init twin passes once in a hundred times."""
     size: int
     choices: dict
 
     def headlines(self) -> list[Headline]:
         mean = self.gaps.mean(1)
-        best, total = int(mean.argmax()), mean.sum().item()
+        best, total = int(mean[1:-1].argmax()) + 1, mean.sum().item()
         of = {
             kind: sum(mean[i].item() for i, name in enumerate(self.parts) if name.startswith(kind))
             for kind in ("head", "mlp")
         }
         return [
             Headline(
-                f"gap between mine and theirs written by {self.parts[best]}, the strongest part, in sd",
+                f"gap between mine and theirs written by {self.parts[best]}, the strongest head or MLP, in sd",
                 mean[best].item(),
                 max(self.chance, self.random[best].item()),
                 (self.low[best].item(), self.high[best].item()),
                 self.low[best].item() > self.chance,
-                f"of {total:.2f} in all after layer {self.choices['layer']}; control: the strongest part of twins",
+                f"of {total:.2f} in all after layer {self.choices['layer']}; control: the strongest of twins",
             ),
             Headline(
                 "share of the gap that MLPs write", of["mlp"] / total, note=f"heads {of['head'] / total:.2f}"
@@ -83,7 +83,7 @@ class BoardWriters(Result):
                     },
                     title="Who writes it: the strongest parts, mean over squares",
                     y_label="gap between mine and theirs (sd)",
-                    caption=f"Once in a hundred random-init networks has a part above {self.chance:.3f}.",
+                    caption=f"Once in a hundred random-init networks has a head or MLP above {self.chance:.3f}.",
                 ),
                 figures.board(
                     [{"label": self.parts[i], "values": self.gaps[i].reshape(side, side)} for i in shown],
@@ -120,7 +120,7 @@ def board_writers(
     for twin in progress(
         [model.random_twin(seed + 1 + number) for number in range(twins)], "random-init twins"
     ):
-        null.append(_written(twin, fitting, judging, layer, seed)[1].mean((0, 2)))
+        null.append(_written(twin, fitting, judging, layer, seed)[1].mean((0, 2))[1:-1])
     low, high = bootstrap_band(gaps.mean(2), seed=seed)
     return BoardWriters(
         names,
