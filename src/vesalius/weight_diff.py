@@ -160,7 +160,7 @@ class WeightDiff:
         )
         if edited.hash != self.child_hash:
             raise VesaliusError(
-                f"{model.name} with this diff has the weights {edited.hash[:12]}, not {self.child_hash[:12]} as it had; "
+                f"{model.name} with this diff has the weights {edited.hash[:12]}, not {self.child_hash[:12]}; "
                 "the file is damaged"
             )
         return edited

@@ -81,7 +81,7 @@ def with_association(
 
 
 def key_of(
-    model: Model, layer: int, rows: Sequence[Int[Tensor, " pos"]], places: Sequence[int]
+    model: Model, layer: int, rows: Sequence[Int[Tensor, " _"]], places: Sequence[int]
 ) -> Float[Tensor, " d_mlp"]:
     """The mean of an MLP's neurons at one place of each row."""
     keys = []
@@ -109,7 +109,7 @@ def value_for(
     model: Model,
     layer: int,
     *,
-    rows: Sequence[Int[Tensor, " pos"]],
+    rows: Sequence[Int[Tensor, " _"]],
     places: Sequence[int],
     target: int,
     steps: int = 25,

@@ -58,7 +58,7 @@ class Probing(Result):
     """Accuracies on the test part, 0 to 1, by site; probes as `probe(site)`."""
 
     question: str
-    kind: str
+    probe_kind: str
     sites: list
     classes: list
     accuracy: Float[Tensor, " site"]
@@ -98,12 +98,14 @@ class Probing(Result):
         """The directions at one site, by its address or its number. Raises VesaliusError if there are none."""
         name = self.sites[site] if isinstance(site, int) and 0 <= site < len(self.sites) else str(site)
         if not self.weights:
-            raise VesaliusError(f"a probe of the kind '{self.kind}' has no directions; expected a linear one")
+            raise VesaliusError(
+                f"a probe of the kind '{self.probe_kind}' has no directions; expected a linear one"
+            )
         if name not in self.weights:
             raise VesaliusError(
                 f"there is no probe at '{name}'; expected {', '.join(self.sites)}{nearest(name, self.sites)}"
             )
-        about = {"kind": self.kind, "accuracy": self.accuracy[self.sites.index(name)].item()}
+        about = {"kind": self.probe_kind, "accuracy": self.accuracy[self.sites.index(name)].item()}
         about |= {key: self.provenance[key] for key in ("model", "model_hash") if key in self.provenance}
         return ProbeDictionary(
             name, self.weights[name], self.biases[name], tuple(self.classes), self.question, about
@@ -117,7 +119,7 @@ class Probing(Result):
             f"random-init twins {twin:.3f}, shuffled answers {shuffled:.3f}, commonest class {self.majority:.3f}; "
             f"control: 1 in 100 of their best; {self.choices['rows'][2]} test rows"
         )
-        claim = f"'{self.question}' read at {self.sites[at]} by a {self.kind} probe, accuracy"
+        claim = f"'{self.question}' read at {self.sites[at]} by a {self.probe_kind} probe, accuracy"
         accuracy = self.accuracy[at].item()
         return [
             Headline(claim, accuracy, self.chance, interval, interval[0] > self.chance, note),
@@ -131,7 +133,7 @@ class Probing(Result):
             figures.lines(
                 numbers,
                 {
-                    f"{self.kind} probe": self.accuracy,
+                    f"{self.probe_kind} probe": self.accuracy,
                     "random-init twins": self.twins.mean(0),
                     "shuffled answers": self.shuffled.mean(0),
                     "commonest class": [self.majority] * len(numbers),
@@ -140,7 +142,7 @@ class Probing(Result):
                 x_label=f"site, {self.sites[0]} to {self.sites[-1]}",
                 y_label="accuracy on held-out groups",
                 bands={
-                    f"{self.kind} probe": (self.low, self.high),
+                    f"{self.probe_kind} probe": (self.low, self.high),
                     "random-init twins": (self.twins.amin(0), self.twins.amax(0)),
                     "shuffled answers": (self.shuffled.amin(0), self.shuffled.amax(0)),
                 },
@@ -230,7 +232,7 @@ def probing(
     share = truth[parts.test].bincount(minlength=len(asked.classes)).max() / len(parts.test)
     return Probing(
         question=asked.name,
-        kind=kind,
+        probe_kind=kind,
         sites=addresses,
         classes=list(asked.classes),
         majority=share.item(),
