@@ -291,6 +291,21 @@ def test_too_many_latents_and_too_few_rows():
         fit_sae(rows(), latents=8, steps=1, batch=4096)
 
 
+def test_rows_that_are_no_numbers_are_refused():
+    data = rows()
+    data.tensors[0][17, 3] = math.nan
+    with pytest.raises(VesaliusError, match="1 of 512 rows of site@0 hold NaN"):
+        fit_sae(data, latents=8, steps=1, batch=64)
+
+
+def test_watchers_are_told_each_entry(capsys):
+    from vesalius.dictionaries.watchers import terminal
+
+    fit_sae(rows(), latents=8, activation="topk(2)", steps=4, batch=64, log_every=2, watch=terminal())
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("step 2 of 4") and second.startswith("step 4 of 4") and "active" in second
+
+
 SCRIPT = """
 import sys, torch
 sys.path[:0] = [{tests!r}]

@@ -255,6 +255,11 @@ class Training:
         self.same = plan.reads == plan.writes
         _check_memory(plan, stream, sum(widths[i] for i in plan.reads), sum(widths[i] for i in plan.writes))
         sample = stream.sample()
+        for site, acts in zip(stream.rows.sites, sample):
+            if bad := int((~acts.isfinite()).any(1).sum()):
+                raise VesaliusError(
+                    f"{bad} of {len(acts)} rows of {site} hold NaN or infinity; leave them out"
+                )
         scales = [scale_of(site, variant.scale) for site in sample]
         self.scale_in = torch.cat([scales[i].expand(widths[i]) for i in plan.reads])
         self.scale_out = torch.cat([scales[i].expand(widths[i]) for i in plan.writes])
