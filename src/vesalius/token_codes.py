@@ -64,10 +64,11 @@ class TokenCodes:
         full[:, self.counts] = self.columns(latents).T
         return full
 
-    def sums(self, members: Float[Tensor, "row class"]) -> Float[Tensor, "latent class"]:
-        """Of every latent's codes over the rows of each class, whatever their number of latents."""
-        summed = torch.zeros(self.codes.width, members.shape[1])
-        return summed.index_add_(0, self.codes.latents, self.codes.values[:, None] * members[self.codes.rows])
+    def sums(self, weights: Float[Tensor, "row class"], *, power: int = 1) -> Float[Tensor, "latent class"]:
+        """Of every latent's codes to a power, weighted over the rows, however many latents there are."""
+        summed = torch.zeros(self.codes.width, weights.shape[1])
+        values = self.codes.values.float() ** power
+        return summed.index_add_(0, self.codes.latents, values[:, None] * weights[self.codes.rows])
 
 
 def token_codes(

@@ -16,7 +16,7 @@ An explanation says something about a network only if it beats all of these.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +38,7 @@ from vesalius.metrics import percentiles, resampled
 from vesalius.model import Model
 from vesalius.result import Headline, Result
 from vesalius.token_codes import token_codes
+from vesalius.token_tasks import untrained
 from vesalius.weights.logit_weights import logit_weights
 
 CONTROLS = {
@@ -194,7 +195,7 @@ def automated_interpretability(
     groups["neurons"] = _neurons(model, dictionary, inputs, n_latents, least, seed)
     for number in range(min(twins, 1)):
         twin = model.shuffled_twin(seed + 1 + number)
-        among = _as_sparse(dictionary, round(chosen.active))
+        among = untrained(dictionary, round(chosen.active))
         groups["twin"] = _group(twin, among, inputs, None, n_latents, least, seed, among=True)
 
     asked = _Asked(interpreter, model.strings(list(range(model.d_vocab))), seed)
@@ -371,16 +372,6 @@ def _neurons(
     units = SparseDictionary.of_directions(site, torch.eye(width)[order], name="neuron")
     return _group(
         model, units, inputs, None, count, least, seed, among=True, names=dict(enumerate(order.tolist()))
-    )
-
-
-def _as_sparse(dictionary: Dictionary, k: int) -> Dictionary:
-    """The same directions without what was fitted to the activations of the trained network."""
-    if not isinstance(dictionary, SparseDictionary):
-        return dictionary
-    nothing = torch.zeros_like(dictionary.b_enc)
-    return replace(
-        dictionary, b_enc=nothing, threshold=nothing, b_in=None, k=min(max(k, 1), dictionary.latents)
     )
 
 
