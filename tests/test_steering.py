@@ -106,6 +106,23 @@ def test_llama_cpp_finds_what_it_looks_for(tmp_path):
         write_control_vector(vector_of(), tmp_path / "w.bin")
 
 
+def test_a_file_as_repeng_writes_it_is_read(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    directions = vector_of((1, 2, 3), width=6).directions
+    writer = gguf.GGUFWriter(tmp_path / "repeng.gguf", "controlvector")
+    writer.add_string("controlvector.model_hint", "mistral")
+    writer.add_uint32("controlvector.layer_count", len(directions))
+    for layer, direction in reversed(directions.items()):
+        writer.add_tensor(f"direction.{layer}", direction.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = read_control_vector(tmp_path / "repeng.gguf")
+    assert (found.family, found.label, found.layers) == ("mistral", "repeng", [1, 2, 3])
+    assert all(torch.equal(found.directions[layer], directions[layer]) for layer in directions)
+
+
 def test_files_of_others_are_read_and_nothing_in_them_runs(tmp_path):
     vector = vector_of()
     torch.save(vector.directions, tmp_path / "bare.pt")
@@ -218,7 +235,14 @@ def test_a_vector_from_a_file_steers_as_the_one_it_was_made_from(model, path, tm
 
 def test_ablating_the_planted_direction_takes_the_concept_away(model, path):
     result = concept_ablation(
-        model, pairs=path, follow=" so it is", towards=" yes", away=" no", most_kl=9.0, n_pairs=96, positions=[-4]
+        model,
+        pairs=path,
+        follow=" so it is",
+        towards=" yes",
+        away=" no",
+        most_kl=9.0,
+        n_pairs=96,
+        positions=[-4],
     )
     v = torch.nn.functional.cosine_similarity(
         result.direction, model.weight("W_U")[:, model.token("yes")], dim=0

@@ -61,10 +61,11 @@ def lorra(
     rows = [_row(model, prompt, response, towards, away, longest=longest) for prompt, response in examples]
     if not rows:
         raise VesaliusError("lorra was given no examples; expected (prompt, response) pairs")
-    module = copy.deepcopy(model.module)
+    module, names = copy.deepcopy(model.module), _projections(model)
     config = peft.LoraConfig(
-        r=rank, lora_alpha=lora_alpha, lora_dropout=dropout, target_modules=_projections(model), task_type="CAUSAL_LM",
+        r=rank, lora_alpha=lora_alpha, lora_dropout=dropout, target_modules=names, task_type="CAUSAL_LM",
         layers_to_transform=list(range(max(chosen) + 1)),
+        fan_in_fan_out=names == ["c_attn"],
     )  # fmt: skip
     with torch.random.fork_rng(
         devices=[]
