@@ -34,7 +34,7 @@ from vesalius.text_proxies import USUAL, kind_name, text_proxies
 
 BANDS = ("no evidence of the kind", "up to 5 nats", "more than 5 nats")
 BINS = 8
-DRAWN = 4
+DRAWN = 3
 """Kinds whose histograms are drawn: those best stood for."""
 
 

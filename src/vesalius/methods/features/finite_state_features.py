@@ -4,7 +4,7 @@ Bricken et al. 2023 (Towards Monosemanticity, transformer-circuits.pub/2023/mono
 layer that work together through the text they write: a feature raises tokens which, once written, activate it again or
 activate another, as one for HTML does.
 
-1. of each latent the `own` tokens whose logits it raises most (`logit_weights`);
+1. of each latent the `own` tokens whose logits it raises most (`logit_weights`), of those that the text holds;
 2. how often each latent is active on each token of the vocabulary, in a text;
 3. the transition i → j: the share of i's own tokens on which j is active, each token counting alike. i → i is a latent
    that keeps itself going.
@@ -31,6 +31,8 @@ from vesalius.result import Headline, Result
 from vesalius.weights.logit_weights import logit_weights
 
 SHUFFLES = 1000
+SEEN = 3
+"""How often a token must stand in the text for it to be told what is active on it."""
 WORDS = 4
 """Tokens that are shown of a latent."""
 
@@ -182,10 +184,7 @@ def finite_state_features(
     order = torch.where(usual, activity.counts, -1).argsort(descending=True)[:n_latents]
     latents = order[usual[order]].sort().values
     densities = activity.counts[latents] / activity.rows
-    raised = torch.zeros(0, own, dtype=torch.long)
-    if len(latents):
-        directions = torch.stack([written(dictionary, latent) for latent in latents.tolist()])
-        raised = logit_weights(model, dictionary.site, directions).topk(min(own, model.d_vocab)).indices.cpu()
+    raised = _raised(model, dictionary, inputs, latents, own)
     transitions = _transitions(model, dictionary, inputs, latents, raised)
     itself = transitions.diagonal().clone()
     low, high = bootstrap(itself, seed=seed) if len(latents) else (0.0, 0.0)
@@ -219,10 +218,23 @@ def finite_state_features(
     )
 
 
+def _raised(
+    model: Model, dictionary: Dictionary, inputs: Inputs, latents: Tensor, own: int
+) -> Int[Tensor, "latent own"]:
+    """The tokens whose logits each latent raises most, of those that the text holds."""
+    assert inputs.ids is not None and inputs.counts is not None
+    held = (inputs.ids[inputs.counts].bincount(minlength=model.d_vocab) >= SEEN).nonzero()[:, 0]
+    if not len(latents) or not len(held):
+        return torch.zeros(len(latents), 0, dtype=torch.long)
+    directions = torch.stack([written(dictionary, latent) for latent in latents.tolist()])
+    weights = logit_weights(model, dictionary.site, directions).cpu()[:, held]
+    return held[weights.topk(min(own, len(held))).indices]
+
+
 def _transitions(
     model: Model, dictionary: Dictionary, inputs: Inputs, latents: Tensor, raised: Int[Tensor, "latent own"]
 ) -> Float[Tensor, "latent latent"]:
-    """The share of the tokens that i raises on which j is active; tokens that the text has not are left out."""
+    """The share of the tokens that i raises on which j is active, each of its tokens counting alike."""
     assert inputs.ids is not None
     tokens, place = raised.unique(return_inverse=True)
     of_token = torch.full((model.d_vocab,), -1)
@@ -236,9 +248,8 @@ def _transitions(
         kept = (row >= 0) & (latent >= 0)
         active += (row[kept] * len(latents) + latent[kept]).bincount(minlength=len(active))
     shares = active.view(len(tokens), -1) / seen.clamp(min=1)[:, None]
-    found = (seen > 0).float()[place]
-    weight = torch.zeros(len(latents), len(tokens)).scatter_add_(1, place, found)
-    return weight @ shares / found.sum(1, keepdim=True).clamp(min=1)
+    weight = torch.zeros(len(latents), len(tokens)).scatter_add_(1, place, torch.ones(place.shape))
+    return weight @ shares / max(place.shape[1], 1)
 
 
 def _numbers(latents: Int[Tensor, " chosen"]):

@@ -22,6 +22,7 @@ from vesalius import figures
 from vesalius.access import Edit
 from vesalius.dictionaries import Dictionary
 from vesalius.dictionary_inputs import (
+    Activity,
     activity_of,
     inputs_of,
     moved,
@@ -40,6 +41,7 @@ from vesalius.weights.logit_weights import logit_weights
 
 USUAL = 2
 """Latents that are pinned if none are named."""
+CANDIDATES = 64
 PREFIX = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10"
 
 
@@ -123,20 +125,20 @@ def pinned_sampling(
     text: str | None = None,
     contexts: int = 32,
     length: int = 64,
-    samples: int = 12,
-    tokens: int = 16,
+    samples: int = 8,
+    tokens: int = 12,
     own: int = 10,
     temperature: float = 1.0,
-    directions: int = 3,
+    directions: int = 4,
     seed: int = 0,
 ) -> PinnedSampling:
     """What a network writes after a prefix while a latent is held at the largest value it was seen to take.
 
-    `latents` are numbers (None: those of the largest values), `prefix` is what comes first (None: the numbers one to
-    ten, or for a model without tokenizer the first tokens of what it is shown), and `text` is where the largest values
-    are looked for (None: the held-out sample). `samples` continuations of `tokens` tokens are drawn, and of each
-    direction the `own` tokens are counted that it raises most. Raises VesaliusError if the way from the site to the
-    logits is not known, or prefix and continuation do not fit the context.
+    `latents` are numbers (None: those that move a logit most at their largest value), `prefix` is what comes first
+    (None: the numbers one to ten, or for a model without tokenizer the first tokens of what it is shown), and `text` is
+    where the largest values are looked for (None: the held-out sample). `samples` continuations of `tokens` tokens are
+    drawn, and of each direction the `own` tokens are counted that it raises most. Raises VesaliusError if the way from
+    the site to the logits is not known, or prefix and continuation do not fit the context.
     """
     inputs = inputs_of(model, text=text, contexts=contexts, length=length, seed=seed)
     assert inputs.ids is not None
@@ -148,7 +150,10 @@ def pinned_sampling(
     if tokens < 1:
         raise VesaliusError(f"the prefix has {len(start)} tokens; {model.name} reads at most {model.n_ctx}")
     activity = activity_of(model, dictionary, inputs)
-    chosen = [n for n in named_latents(latents, activity, usual=USUAL) if activity.maxima[n] > 0]
+    chosen = named_latents(latents, activity, usual=CANDIDATES)
+    chosen = [latent for latent in chosen if activity.maxima[latent] > 0]
+    if latents is None:
+        chosen = _strongest(model, dictionary, chosen, activity)
     prompts = start.expand(samples, -1)
 
     def written_under(edits: Mapping[str, Edit]) -> Int[Tensor, "sample token"]:
@@ -198,6 +203,15 @@ def pinned_sampling(
             "pinned": "at all positions; the error of the reconstruction stays",
         },
     )
+
+
+def _strongest(model: Model, dictionary: Dictionary, latents: list[int], activity: Activity) -> list[int]:
+    """Of some latents those that raise a token's logit most when they are pinned."""
+    if not latents:
+        return []
+    directions = torch.stack([written(dictionary, latent) for latent in latents])
+    raises = logit_weights(model, dictionary.site, directions).amax(1).cpu() * activity.maxima[latents]
+    return [latents[place] for place in raises.topk(min(USUAL, len(latents))).indices.tolist()]
 
 
 def _own(
