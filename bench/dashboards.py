@@ -42,7 +42,9 @@ def dictionary() -> SparseDictionary:
     directions = rows[picked].float() - mean
     directions /= directions.norm(dim=1, keepdim=True)
     none = torch.zeros(LATENTS)
-    return SparseDictionary("neurons@0", directions.T.contiguous(), none, directions, mean, none, 32, b_in=mean)
+    return SparseDictionary(
+        "neurons@0", directions.T.contiguous(), none, directions, mean, none, 32, b_in=mean
+    )
 
 
 def contexts(times: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
