@@ -4,14 +4,15 @@ The stream after a layer is the sum of what the embedding, every head and every 
 transformer-circuits.pub/2021/framework), so the gap between mine and theirs along the probe's direction (Nanda et al.
 2023, arXiv 2309.00941) is the sum of their gaps: the difference of the means of what a part writes along it, in
 positions where the square is mine and where it is theirs. Gaps are in standard deviations of the stream along the
-direction, so that 2 parts the two states well, and their sum is that of the whole stream. Beside them stand
+direction among positions of one state, so that 4 parts the two states well, and their sum is that of the whole stream.
+Beside them stand
 directions drawn at random, and random-init twins, whose strongest head or MLP sets the bar.
 """
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int8
 from torch import Tensor
 
 from vesalius import figures
@@ -149,11 +150,24 @@ def _written(
     other = torch.nn.functional.normalize(torch.randn(chosen.shape, generator=generator), dim=1)
     names, written = _parts(model, judging, torch.cat([chosen, other]), layer)
     boards = judging.boards.repeat(1, 1, 2)
-    sd = written.sum(0).flatten(0, 1).std(0).clamp(min=1e-9)
+    sd = _within(written.sum(0), boards).clamp(min=1e-9)
     each = [_gap(values, held) for values, held in zip(_split(written, 1), _split(boards, 0))]
     gaps = torch.stack(each) / sd
     squares = len(chosen)
     return names, gaps[..., :squares], gaps[..., squares:].mean(0).abs().mean(1)
+
+
+def _within(
+    stream: Float[Tensor, "game ply square"], boards: Int8[Tensor, "game ply square"]
+) -> Float[Tensor, " square"]:
+    """The sd of the stream along each direction among positions of one state, mine and theirs taken together."""
+    squares, count = torch.zeros(stream.shape[2]), torch.zeros(stream.shape[2])
+    for state in (1, 2):
+        member = (boards == state).float()
+        mean = (stream * member).sum((0, 1)) / member.sum((0, 1)).clamp(min=1)
+        squares += ((stream - mean).square() * member).sum((0, 1))
+        count += member.sum((0, 1))
+    return (squares / count.clamp(min=1)).sqrt()
 
 
 def _units(directions: BoardDirections, layer: int) -> Float[Tensor, "square d_model"]:
