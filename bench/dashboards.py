@@ -9,6 +9,7 @@ latent], and each latent's top, intervals, histogram and correlations are taken 
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -99,7 +100,7 @@ def batch_of(coder: SparseDictionary, latents: Tensor) -> Tensor:
         one.topk(TOP)
         one[one > 0].histc(64)
         edges = torch.linspace(0, float(one.max()), INTERVALS + 1)
-        for low, high in zip(edges, edges[1:]):
+        for low, high in pairwise(edges):
             inside = ((one > low) & (one <= high)).nonzero()[:, 0]
             inside[torch.randperm(len(inside), generator=generator)[:5]]
     product, first, first_squares, second, second_squares = (part.double() / count for part in sums)
