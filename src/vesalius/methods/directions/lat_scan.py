@@ -17,6 +17,7 @@ from vesalius import figures
 from vesalius.access import record
 from vesalius.concept_vectors import ConceptActivations, concept_activations
 from vesalius.data.pairs import open_pairs
+from vesalius.errors import VesaliusError
 from vesalius.figures import Figure
 from vesalius.method import method
 from vesalius.model import Model
@@ -35,7 +36,7 @@ class LatScan(Result):
 
     scores: Float[Tensor, "layer token"]
     random: Float[Tensor, "layer token"]
-    """The same for directions drawn at random, in units of what the text itself spreads along them."""
+    """Along directions drawn at random, in standard deviations of the contrast pairs."""
     tokens: list
     accuracy: Float[Tensor, " layer"]
     """Of the reading vectors on held-out pairs."""
@@ -99,27 +100,26 @@ def lat_scan(
     """How strongly every layer reads a concept at every token of a text.
 
     Reading vectors are found from `pairs` as `reading_vectors` finds them. Control: directions drawn at random, centred
-    and scaled on the same pairs.
+    and scaled on the same pairs. The first token is left out.
 
     Raises VesaliusError for a text that does not fit the context.
     """
     found = open_pairs(pairs).take(n_pairs, seed=seed)
     acts = concept_activations(model, found, template=template, position=position)
     ids = model.tokens(text)
+    if ids.shape[1] < 2:
+        raise VesaliusError(f"the text {text!r} is one token; expected at least two, the first is left out")
     with record(model, "resid_post@*", stop=True) as recorded:
         model(ids)
     values = recorded.stack("resid_post@*")[:, 0].cpu().float()
-    first = 0 if model.bos is None else 1  # the first token's activation is of another size altogether
-    scores, random = (
-        _scaled(values, acts, read_directions(acts.positive, acts.negative, reader=name, seed=seed))[
-            :, first:
-        ]
-        for name in (reader, "random")
+    values = values[:, 1:]  # the first token's activation is of another size altogether
+    ours, random = (
+        read_directions(acts.positive, acts.negative, reader=name, seed=seed) for name in (reader, "random")
     )
     return LatScan(
-        scores,
-        random,
-        model.strings(ids[0])[first:],
+        _by_classes(values, acts, ours),
+        _by_spread(values, acts, random),
+        model.strings(ids[0])[1:],
         acts.right(reader, seed=seed).mean(0),
         {
             "concept": found.concept or found.name,
@@ -131,7 +131,7 @@ def lat_scan(
     )
 
 
-def _scaled(
+def _by_classes(
     values: Float[Tensor, "layer token d_model"],
     acts: ConceptActivations,
     directions: Float[Tensor, "layer d_model"],
@@ -143,3 +143,14 @@ def _scaled(
     ]
     middle, half = (along[0] + along[1]) / 2, (along[0] - along[1]) / 2
     return (torch.einsum("ltd,ld->lt", values, directions) - middle[:, None]) / half.clamp(min=1e-6)[:, None]
+
+
+def _by_spread(
+    values: Float[Tensor, "layer token d_model"],
+    acts: ConceptActivations,
+    directions: Float[Tensor, "layer d_model"],
+) -> Float[Tensor, "layer token"]:
+    """Projections in standard deviations of both classes together, from their mean."""
+    along = torch.einsum("nld,ld->nl", torch.cat([acts.positive, acts.negative]).float(), directions)
+    mean, sd = along.mean(0)[:, None], along.std(0).clamp(min=1e-6)[:, None]
+    return (torch.einsum("ltd,ld->lt", values, directions) - mean) / sd
