@@ -88,7 +88,7 @@ class Subjects:
             )
         return kept
 
-    def balanced(self, cells: Int[Tensor, " row"], part: int) -> Int[Tensor, " row"]:
+    def balanced(self, cells: Int[Tensor, " row"], part: int) -> Int[Tensor, " some"]:
         """Of one of `parts`, as many rows of each cell, 0 and up; rows of -1 are left out."""
         rows = self.parts[part]
         known = cells[rows]
@@ -121,9 +121,9 @@ class Subjects:
     def without(
         self, subject: int, latents: Sequence[int], rows: Int[Tensor, " some"]
     ) -> Float[Tensor, "some width"]:
-        """Activations less what some latents write."""
-        written = self.found[subject].columns(latents)[rows] @ self.directions[subject][list(latents)]
-        return self.acts[subject, rows] - written
+        """Activations with some latents held at their mean over these rows."""
+        codes = self.found[subject].columns(latents)[rows]
+        return self.acts[subject, rows] - (codes - codes.mean(0)) @ self.directions[subject][list(latents)]
 
     def drawn(self, count: int, number: int) -> list[int]:
         """Latents of the network at random, likelier the oftener they are active, as those are that account."""

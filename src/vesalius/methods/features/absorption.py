@@ -6,8 +6,8 @@ arXiv 2503.09532) puts in the place of ablations, on the tokens of any text that
 1. a linear probe on the activations for the first letter of the present token;
 2. for each letter its latents: the one that tells it best by being active (F1), and others as long as each adds 0.03;
    where that is not 0.4 in the end, no latent is the letter's, and nothing can be absorbed from it;
-3. else a token is absorbed if the probe is right, all latents of its letter are silent, and one other latent alone writes at
-   least 0.4 of all that the latents write along the probe's direction, at a cosine of 0.025 or more to it.
+3. else a token is absorbed if the probe is right, all latents of its letter are silent, and one other latent alone
+   writes 0.4 or more of all that the latents write along the probe's direction, at a cosine of 0.025 or more to it.
 
 Chance is the same with the latents' directions permuted among them, and the dictionary's directions in networks with
 shuffled weights.

@@ -5,7 +5,7 @@ dictionaries by it:
 
 1. of two classes of tokens, A is wanted and B spurious. A probe for A is fitted where both always agree, so that it may
    as well have learned B, and judged where all four combinations are as frequent;
-2. the latents that account most for a probe of B are taken off the activations, and the same probe is judged again;
+2. the latents that account most for a probe of B are held at their mean, and the same probe is judged again;
 3. the score is the accuracy that comes back, as a share of what a probe fitted without the correlation has more.
 
 Beside it as many random latents, drawn by how often they are active, and the same in networks with shuffled weights.
@@ -146,7 +146,7 @@ def spurious_correlation_removal(
         choices={
             "site": dictionary.site,
             "ablated": ablated,
-            "ablation": "what they write is subtracted",
+            "ablation": "to their mean over the tokens judged",
             "tokens": len(subjects.tokens),
         },
     )

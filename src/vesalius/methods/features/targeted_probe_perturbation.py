@@ -147,7 +147,7 @@ def targeted_probe_perturbation(
         choices={
             "site": dictionary.site,
             "ablated": ablated,
-            "ablation": "what they write is subtracted",
+            "ablation": "to their mean over the tokens judged",
             "tokens": len(subjects.tokens),
         },
     )
