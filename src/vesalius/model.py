@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from vesalius.access import Stopped, record, sites_of
 from vesalius.architectures import Architecture, Shape, architecture_of
-from vesalius.data.othello import board_size
 from vesalius.dictionaries import Dictionary, Feature
 from vesalius.errors import VesaliusError, nearest
 from vesalius.formats import Parts
+from vesalius.networks.othello_gpt import board_size
 from vesalius.preprocessing import Preprocessing
 from vesalius.site import Site
 

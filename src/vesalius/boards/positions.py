@@ -16,8 +16,9 @@ from jaxtyping import Bool, Float, Int, Int8
 from torch import Tensor
 
 from vesalius.access import record
-from vesalius.data.othello import Games, board_size, playable, random_games, tokens_of
+from vesalius.data.othello import Games, playable, random_games, tokens_of
 from vesalius.model import Model
+from vesalius.networks.othello_gpt import board_size
 
 View = Literal["mine/theirs", "black/white"]
 STATES: dict[str, tuple[str, str, str]] = {

@@ -151,16 +151,6 @@ def random_games(size: int, count: int, *, seed: int = 0, labels: bool = False, 
     return Games(size, moves, boards, legal)
 
 
-def board_size(d_vocab: int, n_ctx: int) -> int | None:
-    """The board of a network with these sizes, or None if they are those of no player of Othello.
-
-    >>> board_size(61, 59), board_size(33, 32), board_size(50257, 1024)
-    (8, 6, None)
-    """
-    sizes = {size * size - 3: size for size in SIZES}
-    return sizes.get(d_vocab) if n_ctx in (d_vocab - 1, d_vocab - 2) else None
-
-
 def playable(size: int) -> Int[Tensor, " move"]:
     """The squares that can be played, which are all but the four that are filled from the start."""
     low = size // 2 - 1

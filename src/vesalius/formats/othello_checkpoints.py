@@ -13,11 +13,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vesalius.data.othello import board_size
 from vesalius.errors import VesaliusError
 from vesalius.formats import Parts
 from vesalius.formats.weights import fill, load_safetensors, load_torch
-from vesalius.networks.othello_gpt import OthelloGPT
+from vesalius.networks.othello_gpt import OthelloGPT, board_size
 
 D_HEAD = 64
 """Of a minGPT checkpoint, which does not say how many heads it has; the published one has 8 of 64."""

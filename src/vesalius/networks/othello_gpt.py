@@ -90,3 +90,13 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         return self.down(self.act(self.up(x)))
+
+
+def board_size(d_vocab: int, n_ctx: int) -> int | None:
+    """The board of a network with these sizes, or None if they are those of no player of Othello.
+
+    >>> board_size(61, 59), board_size(33, 32), board_size(50257, 1024)
+    (8, 6, None)
+    """
+    sizes = {size * size - 3: size for size in (4, 6, 8)}
+    return sizes.get(d_vocab) if n_ctx in (d_vocab - 1, d_vocab - 2) else None
