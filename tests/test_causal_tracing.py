@@ -33,8 +33,8 @@ def test_prompts_of_words_are_checked():
     module = random_attn(d_model=16, d_vocab=tokenizer.get_vocab_size(), n_ctx=32, norm=True, d_mlp=16).module
     model = Model(module, tokenizer=tokenizer, bos=0)
     given = {
-        "prompts": ["The man is here with", "The boy is here with"],
-        "subjects": ["man", "boy"],
+        "prompts": ["The man is here with", "The new is here with"],
+        "subjects": ["man", "new"],
         "answers": [" the", " a"],
     }
     result = causal_tracing(model, **given, draws=1)
@@ -44,7 +44,7 @@ def test_prompts_of_words_are_checked():
         ({"subjects": ["man"]}, "1 subjects"),
         ({"subjects": ["man", "dog"]}, "does not occur"),
         ({"subjects": ["man", "here"]}, "same in all prompts"),
-        ({"subjects": ["man", "bo"]}, "begin and end where tokens do"),
+        ({"subjects": ["man", "ne"]}, "begin and end where tokens do"),
     ):
         with pytest.raises(VesaliusError, match=said):
             causal_tracing(model, **{**given, **changed}, draws=1)
