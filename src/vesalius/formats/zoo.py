@@ -9,6 +9,7 @@ Shipped ones lie inside the package; those trained here lie in the cache (`VESAL
 
 import json
 import os
+from hashlib import sha256
 from pathlib import Path
 
 from vesalius.architectures.toy import ToyTransformer
@@ -55,6 +56,23 @@ def checkpoints(name: str) -> list[str]:
     ]
 
 
+def dictionary_file(name: str) -> Path:
+    """The file of a dictionary that goes with a network, as in `zoo/mlp-1l/latents-4096`.
+
+    Raises VesaliusError with those there are if there is none of that name.
+    """
+    short, _, wanted = name.removeprefix("zoo/").partition("/")
+    home = folder(f"zoo/{short}") / "dictionaries"
+    file = home / f"{wanted}.safetensors"
+    if not file.is_file():
+        there = [f"zoo/{short}/{one.stem}" for one in sorted(home.glob("*.safetensors"))]
+        raise VesaliusError(
+            f"there is no dictionary '{name}'; with zoo/{short} there is {', '.join(there) or 'none'}"
+            f"{nearest(name, there)}"
+        )
+    return file
+
+
 def read(name: str) -> Parts:
     """A network of the zoo, or a checkpoint of one."""
     short, _, step = name.removeprefix("zoo/").partition("/")
@@ -71,7 +89,7 @@ def read(name: str) -> Parts:
 
 
 def read_folder(home: Path, *, name: str | None = None, weights: Path | None = None) -> Parts:
-    """A folder with `card.json` and `model.safetensors` (and a tokenizer beside it or beside the zoo).
+    """A folder with `card.json` and `model.safetensors` (and a tokenizer beside it, or the one of the zoo that its card names).
 
     Raises VesaliusError for a damaged card, and for weights that are not those of the card's network.
     """
@@ -94,8 +112,10 @@ def read_folder(home: Path, *, name: str | None = None, weights: Path | None = N
     facts = json.loads((home / "card.json").read_text(encoding="utf-8"))
     if "tokens" in facts:
         return Parts(module, None, facts["tokens"]["bos"], name or str(home))
-    beside = [path for path in (home / "tokenizer.json", home.parent / "tokenizer.json") if path.is_file()]
-    tokenizer = load_tokenizer(beside[0]) if beside else None
+    named = facts.get("tokenizer", {}).get("sha256")
+    own, shipped = home / "tokenizer.json", SHIPPED / "tokenizer.json"
+    read = own if own.is_file() else shipped if named == sha256(shipped.read_bytes()).hexdigest() else None
+    tokenizer = load_tokenizer(read) if read else None
     bos = tokenizer.token_to_id("<|bos|>") if tokenizer else None
     return Parts(module, tokenizer, bos, name or str(home))
 

@@ -15,18 +15,20 @@ from vesalius.formats.dictionaries import (
     saelens,
     vesalius,
 )
+from vesalius.formats.zoo import dictionary_file
 
 FORMATS = (vesalius, saelens, dictionary_learning, gemma_scope, gemma_scope_2, circuit_tracer)
 
 
 def read_dictionary(path: str | Path, *, site: str = "", source: str = "") -> Dictionary:
-    """Open a dictionary by the file or the folder that it is in, whoever wrote it.
+    """Open a dictionary by the file or the folder that it is in, whoever wrote it; `zoo/mlp-1l/latents-4096` is shipped.
 
     `site` names what it reconstructs, and `source` what it reads if that is another, where the file does not say so
     in words that are understood here. Raises VesaliusError for what is none of the formats, for pickles, and for
     computations that are more than a threshold after an affine map, such as a norm of each row.
     """
-    path = Path(path).expanduser()
+    shipped = str(path).startswith("zoo/") and not Path(path).exists()
+    path = dictionary_file(str(path)) if shipped else Path(path).expanduser()
     path = path if path.exists() else path.with_suffix(".safetensors")
     if not path.exists():
         raise VesaliusError(f"there is no dictionary at '{path}'; expected a file or a folder")
