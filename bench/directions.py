@@ -94,6 +94,9 @@ def steering_vectors(count: int = PAIRS) -> Callable[[], Tensor]:
 
 
 def repeng(count: int = PAIRS) -> Callable[[], Tensor]:
+    import numpy
+
+    numpy.float_ = numpy.float64  # repeng 0.4 was written for numpy 1
     from repeng.extract import DatasetEntry, read_representations
 
     model, tokenizer, pairs = gpt2(), peers_tokenizer(), texts(count)
