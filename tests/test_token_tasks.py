@@ -45,9 +45,10 @@ def planted(features: torch.Tensor) -> tuple[vs.Model, torch.Tensor]:
 
 @functools.cache
 def of_classes() -> tuple[vs.Model, SparseDictionary]:
-    """Every class a latent, the first ones stronger."""
+    """Every class a latent, the first ones stronger, and forty that are random, so that no neuron tells a class."""
     table = members(list(CLASSES), reader().strings(list(range(reader().d_vocab)))).float().T
-    model, directions = planted(table * torch.linspace(3, 1, len(CLASSES)))
+    others = torch.rand(len(table), 40, generator=torch.Generator().manual_seed(3)) < 0.3
+    model, directions = planted(torch.cat([table * torch.linspace(3, 1, len(CLASSES)), 1.5 * others], 1))
     return model, SparseDictionary.of_directions("resid_pre@0", directions)
 
 
@@ -103,9 +104,9 @@ def test_a_class_is_taken_away_alone():
     model, dictionary = of_classes()
     result = targeted_probe_perturbation(model, dictionary, ablated=1, **QUICK)
     now = [number for number, task in enumerate(result.tasks) if not task.startswith("next")]
-    assert result.losses[now, now].min() > 0.2
+    assert result.losses[now, now].mean() > 0.15
     assert [result.latents[number] for number in now] == [[list(CLASSES).index(result.tasks[n])] for n in now]
-    assert result.score[0] > 5 * abs(result.losses[now][:, now].fill_diagonal_(0).mean().item())
+    assert result.score[0] > 2 * abs(result.losses[now][:, now].fill_diagonal_(0).mean().item())
     assert result.headlines()[0].evidence
 
 

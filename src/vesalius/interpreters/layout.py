@@ -78,7 +78,7 @@ def snippets_of(
 
 def texts_of(pieces: Pieces, tokens: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
     """The tokens of each."""
-    places = zip(pieces.contexts.tolist(), pieces.starts.tolist())
+    places: list[tuple[int, int]] = list(zip(pieces.contexts.tolist(), pieces.starts.tolist()))
     return [tuple(tokens[context][start : start + WINDOW]) for context, start in places]
 
 

@@ -130,7 +130,8 @@ def _logits(
 
 def named(tokens: Int[Tensor, " token"], vocabulary: Sequence[str]) -> list[str]:
     """Tokens as text."""
-    return [vocabulary[number] for number in tokens.tolist()]
+    numbers: list[int] = tokens.tolist()
+    return [vocabulary[number] for number in numbers]
 
 
 def _balanced(yes: Sequence[bool], no: Sequence[bool]) -> float:

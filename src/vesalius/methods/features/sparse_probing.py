@@ -85,7 +85,10 @@ class SparseProbing(Result):
             figures.lines(
                 self.ks,
                 series | twins | {"all units": [self.everything.mean().item()] * len(self.ks)},
-                bands={name: tuple(zip(*(part[1:] for part in self.means[name]))) for name in CONDITIONS},
+                bands={
+                    name: ([part[1] for part in self.means[name]], [part[2] for part in self.means[name]])
+                    for name in CONDITIONS
+                },
                 title="What a few latents know",
                 x_label="latents or neurons read (k)",
                 y_label="accuracy, mean over tasks",
