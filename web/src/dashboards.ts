@@ -93,6 +93,12 @@ export class Pages {
     return [peak, ...(next.length ? [`→ ${next.join(" ")}`] : [])].join(" ");
   }
 
+  /** The first few pictures in which it is highest. */
+  pictures(latent: number): number[] {
+    const [from, to] = this.range(latent);
+    return Array.from(this.of(this.#data.pictures!.of).subarray(from, Math.min(to, from + 4)));
+  }
+
   /** Positions in the list of the latents that match: their number, a text in examples, one of their logits. */
   matching(query: string, where: "anywhere" | "examples" | "logits"): Set<number> | null {
     const wanted = query.trim() === "" ? "" : query;

@@ -34,7 +34,7 @@ from vesalius.result import Headline, Result
 
 MAIN = 0.5
 """The share of a latent's activation that its main token has at least."""
-DRAWN = 60
+DRAWN = 24
 """Latents of the smallest dictionary in the picture of the graph, at most."""
 
 
