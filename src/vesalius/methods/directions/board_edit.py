@@ -77,12 +77,11 @@ class BoardEdit(Result):
         ]
 
     def figure(self) -> Figure:
-        side = self.size
         stones = {"dark": self._laid(self.board == 1), "light": self._laid(self.board == 2)}
         shown = [
             {"label": "the board", **stones, "legal": self._laid(self.legal[0]) > 0, "marked": [self.square]}
         ]
-        for when, label in enumerate(("predicted before", f"predicted after {self.choices['what']}")):
+        for when, label in enumerate(("predicted before", "predicted after")):
             values, legal = self._laid(self.played[when]), self._laid(self.legal[when]) > 0
             shown.append({"label": label, **stones, "values": values, "legal": legal})
         read = [
@@ -94,18 +93,16 @@ class BoardEdit(Result):
             }
             for when, label in enumerate(("as read before", "as read after the edit"))
         ]
-        states = [
-            figures.heatmap(
-                torch.stack([self.read[when, :, state].reshape(side, side) for state in range(3)]),
-                title=f"How likely each state is, {label}",
-                panels=["empty", "mine", "theirs"],
-                x=list("ABCDEFGH"[:side]),
-                y=range(1, side + 1),
-                value_label="probability",
-                diverging=False,
-            )
-            for when, label in enumerate(("before", "after the edit"))
-        ]
+        states = figures.board(
+            [
+                {"label": f"{state}, {label}", "values": self._laid(self.read[when, :, number])}
+                for when, label in enumerate(("before", "after"))
+                for state, number in STATE.items()
+            ],
+            title="How likely each state is, as the probe reads it",
+            value_label="probability",
+            columns=6,
+        )
         return figures.group(
             [
                 figures.board(
@@ -117,7 +114,7 @@ class BoardEdit(Result):
                     caption="The stones of the moves are those that lie on the board; rings are legal, on the right "
                     "by the edited board.",
                 ),
-                *states,
+                states,
             ],
             title=f"{self.choices['what'].capitalize()} inside the network: {self.error:.0f} errors of {self.null:.0f}",
         )
