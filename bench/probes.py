@@ -2,8 +2,9 @@
 
 Activations of 512 units on 100,000 rows that hold the state of 64 squares, three classes each, among noise. Their
 variances fall as 1/i², about as those of the residual stream of a network that plays Othello. Layers share nothing, so
-that one stands for eight; scikit-learn fits one square of the 64. Both return its accuracy on 20,000 rows that
-neither saw.
+that one stands for eight; scikit-learn fits one square of the 64, in 1,000 iterations, as fewer do not reach the same
+accuracy. Both return its accuracy on 20,000 rows that neither saw. Where all variances are alike, scikit-learn needs
+a dozen iterations and the ratio is 10, not hundreds.
 """
 
 from collections.abc import Callable

@@ -9,6 +9,7 @@ from bench import (
     dashboards,
     directions,
     othello,
+    probes,
     vision_examples,
     vision_expanded,
     vision_tuning,
@@ -141,6 +142,14 @@ CASES = {
         {"ours": dashboards.one_pass, "peer": dashboards.pass_per_batch},
         time=32 / dashboards.MEASURED / 10,
         agree=1e-3,
+        repeats=1,
+    ),
+    "probes": Case(
+        f"probes of {probes.SQUARES} squares × 3 classes, 100,000 × 512 rows in one solve / scikit-learn, "
+        f"{probes.FITTED} of the {probes.SQUARES}",
+        {"ours": probes.one_solve, "peer": probes.square_by_square},
+        time=probes.SQUARES / probes.FITTED / 20,
+        agree=2e-3 / 0.885,
         repeats=1,
     ),
 }
