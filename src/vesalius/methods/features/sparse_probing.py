@@ -146,9 +146,9 @@ def sparse_probing(
     return SparseProbing(
         list(tasks),
         chosen_ks,
-        {name: value[:, :, number] for number, name in enumerate(CONDITIONS)},
+        {name: value[:, :, number].contiguous() for number, name in enumerate(CONDITIONS)},
         torch.tensor(everything),
-        value[:, :, len(CONDITIONS) :].permute(2, 0, 1),
+        value[:, :, len(CONDITIONS) :].permute(2, 0, 1).contiguous(),
         {
             name: _with_intervals(value[:, :, number].mean(1), of_mean[:, :, number])
             for number, name in enumerate(CONDITIONS)

@@ -135,11 +135,11 @@ def spurious_correlation_removal(
     against = (removed[:, 0] - value[:, 2 * count + 1 :].mean(1)).mean()
     return SpuriousCorrelationRemoval(
         [list(pair) for pair in pairs],
-        biased[:, 0],
-        removed[:, 0],
-        unbiased,
-        value[:, 2 * count + 1 :].T,
-        (removed - biased)[:, 1:].T,
+        biased[:, 0].contiguous(),
+        removed[:, 0].contiguous(),
+        unbiased.contiguous(),
+        value[:, 2 * count + 1 :].T.contiguous(),
+        (removed - biased)[:, 1:].T.contiguous(),
         [gain.item(), *(end.item() for end in percentiles(gains.mean(1)))],
         [against.item(), *(end.item() for end in percentiles(over, confidence=0.99))],
         latents,

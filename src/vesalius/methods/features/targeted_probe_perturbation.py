@@ -137,10 +137,10 @@ def targeted_probe_perturbation(
     differences = score_draws - _score(drawn[..., len(subjects) :].mean(-1))
     return TargetedProbePerturbation(
         list(tasks),
-        before[0, :, 0],
-        losses[..., 0],
-        losses[..., len(subjects) :].permute(2, 0, 1),
-        losses[..., 1 : len(subjects)].permute(2, 0, 1),
+        before[0, :, 0].contiguous(),
+        losses[..., 0].contiguous(),
+        losses[..., len(subjects) :].permute(2, 0, 1).contiguous(),
+        losses[..., 1 : len(subjects)].permute(2, 0, 1).contiguous(),
         latents,
         [scores.item(), *(end.item() for end in percentiles(score_draws))],
         [(scores - noise).item(), *(end.item() for end in percentiles(differences, confidence=0.99))],
