@@ -268,7 +268,7 @@ def _rectified(dictionary: Dictionary, rows: Float[Tensor, "row width"]) -> Code
     return Codes(starts, codes.latents[kept], codes.values[kept].float(), codes.width)
 
 
-def _summed(parts: list[tuple[Int[Tensor, " entry"], Float[Tensor, " entry"]]]) -> tuple[Tensor, Tensor]:
+def _summed(parts: list[tuple[Tensor, Tensor]]) -> tuple[Int[Tensor, " key"], Float[Tensor, " key"]]:
     """Values of the same key added up."""
     keys, which = torch.cat([keys for keys, _ in parts]).unique(return_inverse=True)
     values = torch.cat([values for _, values in parts])
