@@ -229,6 +229,7 @@ def probing(
         )
 
     judged = [found[site] for site in addresses]
+    numbers = {name: torch.stack([one.numbers[name] for one in judged]) for name in judged[0].numbers}
     share = truth[parts.test].bincount(minlength=len(asked.classes)).max() / len(parts.test)
     return Probing(
         question=asked.name,
@@ -240,7 +241,14 @@ def probing(
         twins=torch.stack([one.twins for one in judged], 1),
         weights={site: found[site].weight for site in addresses if found[site].weight is not None},
         biases={site: found[site].bias for site in addresses if found[site].bias is not None},
-        **{name: torch.stack([one.numbers[name] for one in judged]) for name in judged[0].numbers},
+        accuracy=numbers["accuracy"],
+        low=numbers["low"],
+        high=numbers["high"],
+        validation=numbers["validation"],
+        nats=numbers["nats"],
+        calibration_error=numbers["calibration_error"],
+        confidence=numbers["confidence"],
+        right=numbers["right"],
         choices={
             "position": position,
             "rows": [len(parts.train), len(parts.validation), len(parts.test)],
