@@ -134,7 +134,7 @@ class Endpoint:
         try:
             import httpx
         except ModuleNotFoundError as error:
-            raise VesaliusError("asking an endpoint takes httpx; install vesalius[endpoint]") from error
+            raise VesaliusError("asking an endpoint takes httpx; install vesalius[interpreters]") from error
 
         key = os.environ.get("VESALIUS_API_KEY", "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
