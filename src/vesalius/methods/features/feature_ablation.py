@@ -37,7 +37,7 @@ from vesalius.metrics import family_wise, percentiles, resampled, token_losses
 from vesalius.model import Model
 from vesalius.result import Headline, Result
 
-USUAL = 4
+USUAL = 3
 """Latents that are looked at if none are named."""
 
 
@@ -161,11 +161,11 @@ def feature_ablation(
         ids, counts = inputs.ids[kept], inputs.counts[kept]
         along = written(dictionary, latent)
         values = dictionary[latent].value(value_at(model, reads(dictionary), ids)).float().cpu() * counts
-        own = _effects(model, ids, moved(dictionary, latent, torch.zeros_like, counts=counts))
-        random = [
-            _effects(model, ids, moved(dictionary, latent, torch.zeros_like, counts=counts, direction=one))
-            for one in random_directions(along, directions, seed=seed + 1 + latent)
-        ]
+        before = token_losses(model.logits(ids).float(), ids.to(model.device))
+        own = _effects(model, ids, moved(dictionary, latent, torch.zeros_like, counts=counts), before)
+        others = random_directions(along, directions, seed=seed + 1 + latent)
+        edits = [moved(dictionary, latent, torch.zeros_like, counts=counts, direction=one) for one in others]
+        random = [_effects(model, ids, edit, before) for edit in edits]
         rows.append(_Ablated(latent, kept, ids, values, own, random[0]))
         nulls.append([_mean_where(values, effects).mean().item() for effects in random])
         null_sizes.append([_mean_where(values, effects.abs()).mean().item() for effects in random])
@@ -219,10 +219,12 @@ def _peaks(
 
 
 def _effects(
-    model: Model, ids: Int[Tensor, "context pos"], edits: dict[str, Edit]
+    model: Model,
+    ids: Int[Tensor, "context pos"],
+    edits: dict[str, Edit],
+    before: Float[Tensor, "context pos-1"],
 ) -> Float[Tensor, "context pos-1"]:
     """By how much each token's log probability falls under the edits."""
-    before = token_losses(model.logits(ids).float(), ids.to(model.device))
     with intervene(model, edits):
         after = token_losses(model.logits(ids).float(), ids.to(model.device))
     return (after - before).cpu()
