@@ -25,7 +25,7 @@ from vesalius.boards.directions import OPENING, inner_layer
 from vesalius.data.othello_records import square_names
 from vesalius.figures import Figure
 from vesalius.method import method, progress
-from vesalius.metrics import family_wise, wilson
+from vesalius.metrics import family_wise, percentiles, wilson
 from vesalius.model import Model
 from vesalius.result import Headline, Result
 
@@ -41,7 +41,10 @@ STATE_NAMES = STATES["mine/theirs"]
 
 @dataclass(frozen=True)
 class BoardRules(Result):
-    """Rules of the neurons that fire often enough, best first; precision, recall and F1 on held-out games, 0..1."""
+    """Rules of the neurons that fire often enough; precision, recall and F1 on held-out games, 0..1.
+
+    Those come first whose F1 exceeds most what is found when their firings are exchanged.
+    """
 
     neurons: Int[Tensor, " neuron"]
     rules: list
@@ -51,8 +54,8 @@ class BoardRules(Result):
     f1: Float[Tensor, " neuron"]
     shuffled: Float[Tensor, " neuron"]
     """F1 of rules grown on firings that were exchanged among the positions."""
-    twins: Float[Tensor, " twin"]
-    """Of random-init twins, the share of neurons that are rules."""
+    twins: dict
+    """Of random-init twins, the `share` of neurons that are rules and the `median` F1, each `[twin]`."""
     size: int
     choices: dict
 
@@ -65,7 +68,7 @@ class BoardRules(Result):
         found, looked = int((self.f1 >= COMPACT).sum()), len(self.f1)
         interval = wilson(found, looked) if looked else (0.0, 0.0)
         exchanged = (self.shuffled >= COMPACT).float().mean().item() if looked else 0.0
-        bar = max(family_wise(self.twins), exchanged)
+        bar = max(family_wise(self.twins["share"]), exchanged)
         rows = [
             Headline(
                 f"share of the neurons of layer {self.choices['layer']} that a rule of the board predicts",
@@ -78,6 +81,18 @@ class BoardRules(Result):
             )
         ]
         if looked:
+            median = max(family_wise(self.twins["median"]), self.shuffled.median().item())
+            middle = percentiles(self.f1[_drawn_again(looked)].median(1).values)
+            rows.append(
+                Headline(
+                    "median F1 of the rules of the layer's neurons",
+                    self.f1.median().item(),
+                    median,
+                    (middle[0].item(), middle[1].item()),
+                    middle[0].item() > median + MARGIN,
+                    f"control: random-init twins; shuffled {self.shuffled.median():.3f}",
+                )
+            )
             rows.append(
                 Headline(
                     f"neuron {int(self.neurons[0])}: {self.said(0)}; F1",
@@ -135,7 +150,7 @@ class BoardRules(Result):
             ]
         return figures.group(
             drawn,
-            title=f"{100 * self.share:.0f}% of the neurons of layer {self.choices['layer']} are rules of the board",
+            title=f"Neurons of layer {self.choices['layer']} as rules of the board",
         )
 
     def _drawn(self, number: int) -> dict:
@@ -185,8 +200,8 @@ def board_rules(
     ):
         other, others, _ = _firings(twin, growing, judging, layer)
         f1 = _judged(growing, judging, other, others, conditions)[1][2]
-        null.append((f1 >= COMPACT).float().mean() if len(f1) else torch.zeros(()))
-    order = scores[2].argsort(descending=True, stable=True)
+        null.append(((f1 >= COMPACT).float().mean(), f1.median()) if len(f1) else (torch.zeros(()),) * 2)
+    order = (scores[2] - shuffled[2]).argsort(descending=True, stable=True)
     names = square_names(growing.size)
     said = [
         [
@@ -203,7 +218,7 @@ def board_rules(
         scores[1][order],
         scores[2][order],
         shuffled[2][order],
-        torch.stack(null),
+        {name: torch.stack(values) for name, values in zip(("share", "median"), zip(*null))},
         size_of(model),
         {
             "layer": layer,
@@ -213,6 +228,11 @@ def board_rules(
             "fires": "above half of the 99.9th percentile",
         },
     )
+
+
+def _drawn_again(count: int) -> Int[Tensor, "draw neuron"]:
+    """Which neurons each of a thousand draws with replacement takes."""
+    return torch.randint(count, (1000, count), generator=torch.Generator().manual_seed(0))
 
 
 def _firings(
