@@ -2,78 +2,75 @@
 
 import hashlib
 import os
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-import torch
 
+CLUSTER = """
+import sys, time
+import ray
+from ray.cluster_utils import Cluster
+import torch
 import vesalius as vs
 from vesalius.architectures.toy import ToyTransformer
 from vesalius.store import harvest
 
-START = 240
-"""Seconds that a raylet may take to start on a machine that has much else to do."""
+services, PATIENCE = ray._private.services, 240
+ask = services.get_node
 
+def patient(*given):  # Ray gives a raylet 30 seconds to answer, whatever else the machine has to do
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return ask(*given)
+        except RuntimeError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1)
 
-@pytest.fixture
-def cluster(monkeypatch):
-    """Two machines, that is two raylets on this one; the first only leads."""
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
+services.get_node = patient
+services.resolve_ip_for_localhost = lambda host: host  # loopback stays loopback
+machine = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
+cluster = Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})
+second = cluster.add_node(**machine)
+cluster.wait_for_nodes(timeout=PATIENCE)
 
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("PYTHONPATH", str(Path(vs.__file__).parent.parent))
-    monkeypatch.setattr(ray._private.services, "get_node", patient(ray._private.services.get_node))
-    nodes = {"include_dashboard": False, "num_cpus": 1, "object_store_memory": 80 * 2**20}
-    made = Cluster(initialize_head=True, head_node_args={**nodes, "node_ip_address": "127.0.0.1"})
-    second = made.add_node(num_cpus=1, object_store_memory=80 * 2**20, node_ip_address="127.0.0.1")
-    made.wait_for_nodes(timeout=START)
-    yield made, second
-    ray.shutdown()
-    made.shutdown()
+module = ToyTransformer(n_layers=2, d_model=32, n_heads=2, d_vocab=40, n_ctx=32, d_mlp=64, seed=1)
+model = vs.Model(module, bos=0, name="toy")
+ids = torch.randint(1, 40, (1200, 32), generator=torch.Generator().manual_seed(0))
+told = []
 
+def watch(done, shards):
+    told.append((done, shards))
+    if done == 5:
+        cluster.remove_node(second, allow_graceful=False)
 
-def patient(ask):
-    """Ray gives a raylet 30 seconds to answer, whatever else the machine has to do."""
-
-    def asked(*given):
-        until = time.monotonic() + START
-        while True:
-            try:
-                return ask(*given)
-            except RuntimeError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(1)
-
-    return asked
+given = dict(sites=["resid_post@0", "neurons@1"], shard_rows=960, batch=8)
+harvest(model, ids, to=sys.argv[1], **given)
+store = harvest(model, ids, to=sys.argv[2], engine="ray", address=cluster.address, watch=watch, **given)
+alive = sum(node["Alive"] for node in ray.nodes())
+print("machines", len(ray.nodes()), alive, "shards", *told[-1], "damaged", len(store.verify()), flush=True)
+ray.shutdown()
+cluster.shutdown()
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_a_machine_dies_and_the_bytes_are_the_same(cluster, tmp_path):
-    made, second = cluster
-    module = ToyTransformer(n_layers=2, d_model=32, n_heads=2, d_vocab=40, n_ctx=32, d_mlp=64, seed=1)
-    model = vs.Model(module, bos=0, name="toy")
-    ids = torch.randint(1, 40, (1200, 32), generator=torch.Generator().manual_seed(0))
-    given = dict(shard_rows=960, batch=8)
-    harvest(model, ids, ["resid_post@0", "neurons@1"], to=tmp_path / "local", **given)
-
-    told = []
-
-    def watch(done: int, shards: int) -> None:
-        told.append(done)
-        if done == 5:
-            made.remove_node(second, allow_graceful=False)
-
-    store = harvest(
-        model, ids, ["resid_post@0", "neurons@1"], to=tmp_path / "ray", engine="ray", address=made.address,
-        watch=watch, **given,
-    )  # fmt: skip
-    assert len(told) == store.plan.shards == 40 and store.verify() == []
-    for name in sorted(os.listdir(tmp_path / "local")):
-        digest = [
-            hashlib.sha256((tmp_path / where / name).read_bytes()).digest() for where in ("local", "ray")
-        ]
-        assert digest[0] == digest[1], name
+def test_a_machine_dies_and_the_bytes_are_the_same(tmp_path):
+    pytest.importorskip("ray")
+    folders = [str(tmp_path / "local"), str(tmp_path / "ray")]
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", CLUSTER, *folders],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "machines 2 1 shards 40 40 damaged 0"
+    for name in sorted(os.listdir(folders[0])):
+        local, ray = (hashlib.sha256(Path(folder, name).read_bytes()).hexdigest() for folder in folders)
+        assert local == ray, name

@@ -130,6 +130,10 @@ def open_contexts(
     if "images" in model.kinds:
         pictures = open_images(data)  # type: ignore[arg-type]
         return PictureContexts(pictures, len(pictures) if limit is None else min(limit, len(pictures)))
+    if isinstance(data, Images):
+        raise VesaliusError(
+            f"pictures were given, and {model.name} reads tokens; expected a corpus or token ids"
+        )
     found = TokenContexts(folder, special_tokens(model))
     if isinstance(data, Tensor):
         ids = _checked(data[:limit])

@@ -28,16 +28,14 @@ Engine = Callable[[Work, Iterable[int]], Iterator[tuple[int, Shard]]]
 def local(work: Work, numbers: Iterable[int]) -> Iterator[tuple[int, Shard]]:
     """In this process and in order; while one shard is written, the next is computed."""
     with ThreadPoolExecutor(1) as writer:
-        waiting = None
+        before = None
         for number in numbers:
             known = work.known(number)
-            columns = None if known is not None else work.make(number)
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = None
+            writing = writer.submit(work.keep, number, work.make(number)) if known is None else None
+            if before is not None:
+                yield before[0], before[1].result()
+            before = None if writing is None else (number, writing)
             if known is not None:
                 yield number, known
-            else:
-                waiting = number, writer.submit(work.keep, number, columns)
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
+        if before is not None:
+            yield before[0], before[1].result()

@@ -104,7 +104,7 @@ def harvest(
     plan = _settled(folder, plan)
     work = Harvest(model, contexts, plan, folder)
     reduction = Reduction(folder, plan, reducers or {})
-    run: Engine = {"local": local, "ray": ray_engine(address)}[engine]
+    run: Engine = {"local": local, "ray": ray_engine(address, gpus=int(model.device.type == "cuda"))}[engine]
     made: dict[int, Shard] = {}
     for number, shard in run(work, range(plan.shards)):
         made[number] = shard

@@ -7,6 +7,7 @@ code is read from, under the same name.
 
 import os
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from vesalius.errors import VesaliusError
@@ -17,16 +18,17 @@ AHEAD = 2
 """Tasks that wait for each processor."""
 
 
-def ray_engine(address: str | None = None, *, attempts: int = 20) -> Engine:
+def ray_engine(address: str | None = None, *, gpus: int = 0, attempts: int = 20) -> Engine:
     """Make shards on the cluster at `address`, or on one that is started on this machine.
 
-    A task is tried again `attempts` times when its worker dies. What fails by its own fault fails at once.
+    Each task takes a processor and `gpus`, and is tried again `attempts` times when its worker dies. What fails by
+    its own fault fails at once.
     """
 
     def run(work: Work, numbers: Iterable[int]) -> Iterator[tuple[int, Shard]]:
         ray = _connected(address)
-        task = ray.remote(num_cpus=1, max_retries=attempts)(_made)
-        shared, waiting = ray.put(work), iter(numbers)
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=attempts)(_made)
+        shared, waiting = [ray.put(work)], iter(numbers)  # in a list it is not fetched anew for every task
         pending: dict[Any, int] = {}
         try:
             while True:
@@ -44,8 +46,17 @@ def ray_engine(address: str | None = None, *, attempts: int = 20) -> Engine:
     return run
 
 
-def _made(work: Work, number: int) -> Shard:
+def _made(shared: list[Any], number: int) -> Shard:
+    work = _fetched(shared[0])
     return work.known(number) or work.keep(number, work.make(number))
+
+
+@lru_cache(maxsize=1)
+def _fetched(reference: Any) -> Work:
+    """What a worker keeps from one task to the next: the network is sent to it once."""
+    import ray
+
+    return ray.get(reference)
 
 
 def _result(ray: Any, reference: Any) -> Shard:
@@ -67,8 +78,8 @@ def _connected(address: str | None) -> Any:
         raise VesaliusError("the engine 'ray' was asked for; pip install 'vesalius[ray]'") from None
     if not ray.is_initialized():
         try:
-            own = {} if address else {"include_dashboard": False}
-            ray.init(address=address or "local", log_to_driver=False, **own)
+            dashboard = None if address else False  # that of a cluster is not ours to say
+            ray.init(address=address or "local", log_to_driver=False, include_dashboard=dashboard)
         except (ConnectionError, TimeoutError, RuntimeError) as error:
             raise VesaliusError(f"no Ray cluster answers at '{address or 'local'}': {error}") from None
     return ray

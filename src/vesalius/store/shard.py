@@ -114,7 +114,7 @@ def read_columns(folder: Folder, name: str, labels: list[str] | None = None) -> 
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def _parsed(described: dict, start: int) -> Header:
