@@ -14,6 +14,7 @@ Matrices are held with one row for each latent.
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,6 +56,21 @@ class Support:
         starts = torch.arange(0, count * k + 1, k, device=latents.device)
         rows = torch.arange(count, device=latents.device).repeat_interleave(k, output_size=count * k)
         return cls(starts, rows, latents.flatten(), width)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Support]") -> "Support":
+        """Rows of one dictionary, one part after another."""
+        if len(parts) == 1:
+            return parts[0]
+        starts, first, active = [parts[0].starts[:1]], 0, 0
+        rows = []
+        for part in parts:
+            starts.append(part.starts[1:] + active)
+            rows.append(part.rows + first)
+            first, active = first + len(part), active + len(part.latents)
+        return cls(
+            torch.cat(starts), torch.cat(rows), torch.cat([part.latents for part in parts]), parts[0].width
+        )
 
     @cached_property
     def by_latent(

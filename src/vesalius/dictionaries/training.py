@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vesalius.dictionaries import distributed
 from vesalius.dictionaries.geometric_median import geometric_median
-from vesalius.dictionaries.kernels import decode, preactivations
+from vesalius.dictionaries.kernels import Support, decode, preactivations
 from vesalius.dictionaries.resampling import drawn, resample
 from vesalius.dictionaries.sparse import SparseDictionary
 from vesalius.dictionaries.stream import Stream, joined, scale_of
@@ -25,6 +25,8 @@ from vesalius.dictionaries.weights import Weights, dictionary_of, started
 from vesalius.errors import VesaliusError
 from vesalius.files import whole
 
+PART = 2**22
+"""Activations before the threshold that are held at once."""
 RENEWED = 50
 """Steps after which the list of dead latents is taken anew."""
 DIVERGED = 10
@@ -68,6 +70,7 @@ class Training:
         self.decay = self.variant.decay if plan.decay is None else plan.decay
         self.step, self.spent, self.began = 0, 0.0, time.monotonic()
         self.window: list[Tensor] = []
+        self.room = torch.empty(0, device=stream.device)
         self.entry: dict = {}
         self._start()
         if folder is not None and (folder / "state.safetensors").exists():
@@ -101,8 +104,7 @@ class Training:
             read = joined(sites, self.plan.reads) * self.scale_in
             target = read if self.same else joined(sites, self.plan.writes) * self.scale_out
             centred = read if w.centre is None else read - w.centre
-            pre = self._dense(centred)
-            support, values = self.variant.active(pre, w)
+            support, values = self._active(centred)
         before = preactivations(support, values, centred, w.encoder, w.b_enc, w.centre)
         codes = self.variant.code(before, support, w)
         made = decode(support, codes, w.decoder) + w.b_dec
@@ -112,7 +114,6 @@ class Training:
             w,
             target,
             centred,
-            pre,
             support,
             before,
             codes,
@@ -182,11 +183,23 @@ class Training:
 
     # ------------------------------------------------------------------------------------------------ within a step
 
-    def _dense(self, centred: Float[Tensor, "row source"]) -> Float[Tensor, "row latent"]:
-        w = self.weights
-        if self.product == torch.float32:
-            return torch.addmm(w.b_enc, centred, w.encoder.T)
-        return (centred.to(self.product) @ w.encoder.T.to(self.product)).float() + w.b_enc
+    def _active(self, centred: Float[Tensor, "row source"]) -> tuple[Support, Float[Tensor, " active"]]:
+        """Which latents are active and their activations before the threshold, a part of the rows at a time.
+
+        What the dense product writes stays in one place, so that it need not be fetched anew for each step.
+        """
+        w, size = self.weights, len(centred) if self.variant.whole else max(1, PART // self.plan.latents)
+        encoder, parts = w.encoder.to(self.product).T, []
+        for rows in centred.to(self.product).split(size):
+            if self.product == torch.float32:
+                if len(self.room) < len(rows):
+                    self.room = torch.empty(min(size, len(centred)), self.plan.latents, device=centred.device)
+                pre = torch.addmm(w.b_enc, rows, encoder, out=self.room[: len(rows)])
+            else:
+                pre = (rows @ encoder).float() + w.b_enc
+            parts.append(self.variant.active(pre, w))
+        supports, values = zip(*parts)
+        return Support.joined(supports), torch.cat(values)
 
     def _update(self) -> None:
         """One step of Adam on averaged gradients, under the constraints on the weights."""

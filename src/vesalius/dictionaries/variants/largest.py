@@ -42,6 +42,7 @@ def batch_topk(k: int = 32, *, aux: float = 1 / 32, aux_k: int = 256, dead_after
         active=lambda pre, w: largest_of_batch(pre, k=k),
         loss=lambda p: p.squared / p.variance + aux * _auxiliary(p, aux_k),
         folded=_mean_least,
+        whole=True,
         dead_after=dead_after,
     )
 
@@ -70,7 +71,11 @@ def matryoshka(
         return torch.stack(errors).mean() / p.variance + aux * _auxiliary(p, aux_k)
 
     return Variant(
-        active=lambda pre, w: largest_of_batch(pre, k=k), loss=loss, folded=_mean_least, dead_after=dead_after
+        active=lambda pre, w: largest_of_batch(pre, k=k),
+        loss=loss,
+        folded=_mean_least,
+        whole=True,
+        dead_after=dead_after,
     )
 
 
@@ -101,11 +106,9 @@ def _auxiliary(p: Pass, aux_k: int) -> Float[Tensor, ""]:
     """AuxK: the share of the error that the largest dead latents do not explain; 0 if none is dead."""
     if not len(p.dead) or not aux_k:
         return p.squared.new_zeros(())
-    among = p.pre.index_select(1, p.dead)
-    latents = p.dead[among.topk(_at_most(aux_k, among), sorted=False).indices]
-    support = Support.of_latents(latents, p.support.width)
+    support, before = p.largest(p.dead, aux_k)
     error = (p.target - p.made).detach()
-    explained = decode(support, p.at(support).relu(), p.weights.decoder)
+    explained = decode(support, before.relu(), p.weights.decoder)
     return (error - explained).square().mean() / error.square().mean().clamp(min=1e-12)
 
 

@@ -27,8 +27,6 @@ class Pass:
     weights: Weights
     target: Float[Tensor, "row target"]
     centred: Float[Tensor, "row source"]
-    pre: Float[Tensor, "row latent"]
-    """Activations before the threshold, of all latents; not differentiated."""
     support: Support
     before: Float[Tensor, " active"]
     """Activations before the threshold, where a latent may be active."""
@@ -42,10 +40,14 @@ class Pass:
     dead: Int[Tensor, " dead"]
     """Latents that have not been active for `dead_after` steps."""
 
-    def at(self, support: Support) -> Float[Tensor, " active"]:
-        """Activations before the threshold at other places."""
+    def largest(self, among: Int[Tensor, " some"], k: int) -> tuple[Support, Float[Tensor, " active"]]:
+        """The k largest of some latents in each row, and their activations before the threshold."""
         w = self.weights
-        return preactivations(support, support.of(self.pre), self.centred, w.encoder, w.b_enc, w.centre)
+        with torch.no_grad():
+            pre = torch.addmm(w.b_enc[among], self.centred, w.encoder[among].T)
+            values, latents = pre.topk(min(k, len(among)), sorted=False)
+        support = Support.of_latents(among[latents], self.support.width)
+        return support, preactivations(support, values.flatten(), self.centred, w.encoder, w.b_enc, w.centre)
 
     @property
     def squared(self) -> Float[Tensor, ""]:
@@ -76,6 +78,8 @@ class Variant:
     folded: Callable[[Weights, Passes], Folded] = threshold_of_zero
     own: Callable[[int, int], dict[str, Tensor]] = lambda latents, width: {}
     """What it learns besides, from the number of latents and the width that is read."""
+    whole: bool = False
+    """Whether the activation function must see a whole batch at once."""
     unit_norm: bool = True
     tied: bool = True
     """Whether the encoder starts as the decoder."""
