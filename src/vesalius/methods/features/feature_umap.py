@@ -8,6 +8,7 @@ A map of anything has clumps. Control: as many random directions of the same cov
 what is claimed is claimed of the directions themselves, how near the nearest other one is.
 """
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -190,16 +191,20 @@ def _nearest(
 def _umap(
     directions: Float[Tensor, "latent width"], axes: int, neighbours: int, min_dist: float, seed: int
 ) -> Float[Tensor, "latent axis"]:
-    try:
-        import umap
-    except ImportError:
-        raise VesaliusError("a map needs umap-learn; install vesalius[dictionaries]") from None
-    start = "spectral" if len(directions) > 4 * CLUSTERED else "random"
-    made = umap.UMAP(
-        n_components=axes, n_neighbors=neighbours, min_dist=min_dist, metric="cosine",
-        random_state=seed, n_jobs=1, init=start,
-    )  # fmt: skip
-    return torch.from_numpy(made.fit_transform(directions.numpy())).float()
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # on import it warns that a part of it that is not used is not installed
+        try:
+            import umap
+        except ImportError:
+            raise VesaliusError("a map needs umap-learn; install vesalius[dictionaries]") from None
+        start = "spectral" if len(directions) > 4 * CLUSTERED else "random"
+        made = umap.UMAP(
+            n_components=axes, n_neighbors=neighbours, min_dist=min_dist, metric="cosine",
+            random_state=seed, n_jobs=1, init=start,
+        ).fit_transform(directions.numpy())  # fmt: skip
+    return torch.from_numpy(made).float()
 
 
 def _clusters(
