@@ -112,14 +112,12 @@ def _within(order: Order, pool: Pool) -> Int[ndarray, " row"]:
     key = order.key(pool.epoch, order.rank, pool.number) >> 1
     inner = torch.randperm(pool.rows, generator=torch.Generator().manual_seed(key)).numpy()
     turned = order.share[0] + pool.first + order.key(pool.epoch, 0) % order.rows
-    place = (turned + inner) % order.rows
-    blocks = order.rows // BLOCK
-    block, inside = np.divmod(place, BLOCK)
-    whole, index = np.unique(block, return_inverse=True)
-    complete = whole < blocks
-    moved = whole.copy()
-    moved[complete] = permuted(whole[complete], max(blocks, 1), key=order.key(pool.epoch, 1))
-    return moved[index] * BLOCK + inside
+    block, inside = np.divmod((turned + np.arange(pool.rows)) % order.rows, BLOCK)
+    begins = np.diff(block, prepend=-1) != 0
+    moved, blocks = block[begins], order.rows // BLOCK
+    complete = moved < blocks
+    moved[complete] = permuted(moved[complete], max(blocks, 1), key=order.key(pool.epoch, 1))
+    return (moved[begins.cumsum() - 1] * BLOCK + inside)[inner]
 
 
 def permuted(places: Int[ndarray, " place"], size: int, *, key: int) -> Int[ndarray, " place"]:
