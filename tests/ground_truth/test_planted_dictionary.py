@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from vesalius.dictionaries.matching import matching
-from vesalius.dictionaries.train import fit_many, fit_sae
+from vesalius.dictionaries.sparse import SparseDictionary
+from vesalius.dictionaries.train import fit_many
 from vesalius.dictionaries.training import Plan
 from vesalius.testbed.planted_dictionary import absorption, planted_dictionary
 
@@ -58,11 +59,22 @@ def test_every_kind_finds_them(seed):
 
 
 def test_planted_absorption_is_detected_and_none_where_none_is():
-    planted = planted_dictionary(width=32, features=40, density=0.05, children=6, child_density=0.4)
-    learn = dict(latents=40, activation="topk(2)", steps=1500, batch=512, lr=2e-3)
-    found = absorption(planted, fit_sae(planted.rows(2**17, seed=1), **learn))
-    assert all(one.absorbed and one.similarity > 0.9 for one in found)
-
-    apart = replace(planted, parents={}, density=torch.full((40,), 0.05))
-    control = absorption(apart, fit_sae(apart.rows(2**17, seed=1), **learn), pairs=planted.parents)
-    assert not any(one.absorbed for one in control)
+    """A child's latent that writes the parent too, while the parent's own is silent; against the true directions."""
+    features, children = 20, 6
+    planted = replace(
+        planted_dictionary(
+            width=features, features=features, density=0.1, children=children, child_density=0.4
+        ),
+        directions=torch.eye(features),
+    )
+    true = SparseDictionary.of_directions("planted", planted.directions)
+    read, written = torch.eye(features), torch.eye(features)
+    for child, parent in planted.parents.items():
+        read[child, parent] = -3.0
+        written[child] = (written[child] + written[parent]) / 2**0.5
+    absorbing = replace(true, W_enc=read, W_dec=written)
+    assert all(
+        one.absorbed and (one.alone, one.within) == (1.0, 0.0) and abs(one.written - 0.5**0.5) < 1e-6
+        for one in absorption(planted, absorbing)
+    )
+    assert not any(one.absorbed or one.written or one.within < 1 for one in absorption(planted, true))
