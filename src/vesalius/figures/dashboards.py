@@ -72,7 +72,7 @@ def dashboard(
             for name, (units, values) in (related or {}).items()
         ],
         "texts": [_text(text, renumbered) for text in texts],
-        "vocabulary": ["", *words(vocabulary[number] for number in used.tolist())],
+        "vocabulary": ["", *(words(vocabulary[number] for number in used.tolist()) or ())],
         "pictures": None if pictures is None else _pictures(pictures, examples),
     }
     return Figure("dashboard", data, title, caption)

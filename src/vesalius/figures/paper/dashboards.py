@@ -17,7 +17,7 @@ LINES, WORDS = 14, 8
 def dashboard(data: Data, sheet: "SubFigure") -> None:
     starts = unpacked(data["examples"]["starts"]).tolist()
     latent = next((i for i in range(len(starts) - 1) if starts[i + 1] > starts[i]), 0)
-    left, right = sheet.subfigures(1, 2, width_ratios=(1, 1.9))
+    left, right = sheet.subfigures(1, 2, width_ratios=(1, 1.9), squeeze=False)[0]
     number = int(unpacked(data["latents"])[latent])
     values = {name: float(unpacked(column)[latent]) for name, column in data["columns"].items()}
     above, *below = left.subplots(2 if data["logits"] else 1, 1, squeeze=False)[:, 0]

@@ -278,7 +278,7 @@ class _Stream:
                 self.examples.add(examples, positions, codes)
             self.neurons.add(codes, rows)
             self.shuffled.add(codes, rows.roll(len(rows) // 2, 0))
-            if theirs is not None:
+            if theirs is not None and self.second is not None:
                 others = coded(self.second, next(theirs).rows).dense()
                 if not self.others.products.shape[1]:
                     self.others = CoMoments(size, others.shape[1])

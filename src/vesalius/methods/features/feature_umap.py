@@ -140,6 +140,9 @@ def feature_umap(
     neighbours = min(neighbours, len(directions) - 1)
     random = _random_like(directions, seed)
     nearest, random_nearest = _nearest(directions), _nearest(random)
+    labels, agreement = _named(
+        model, dictionary.site, [(directions, nearest[1]), (random, random_nearest[1])]
+    )
     line = _umap(directions, 1, neighbours, 0.1, seed)[:, 0]
     return FeatureUmap(
         site=dictionary.site,
@@ -151,7 +154,8 @@ def feature_umap(
         nearest=nearest[0],
         random_nearest=random_nearest[0],
         random_clusters=_clusters(random, neighbours, seed),
-        **_named(model, dictionary.site, [(directions, nearest[1]), (random, random_nearest[1])]),
+        agreement=agreement,
+        labels=labels,
         sizes=[len(part) for part in parts],
         choices={
             "map": f"UMAP by cosine, {neighbours} neighbours, min_dist {min_dist}, seed {seed}.",
@@ -213,10 +217,10 @@ def _clusters(
     from sklearn.cluster import HDBSCAN
 
     places = _umap(directions, CLUSTERED, neighbours, 0.1, seed).numpy()
-    return torch.from_numpy(HDBSCAN(min_cluster_size=CLUSTER, copy=True).fit_predict(places)).long()
+    return torch.from_numpy(HDBSCAN(min_cluster_size=CLUSTER).fit_predict(places)).long()
 
 
-def _named(model: Model, site: str, given: list[tuple[Tensor, Tensor]]) -> dict[str, list]:
+def _named(model: Model, site: str, given: list[tuple[Tensor, Tensor]]) -> tuple[list[str], list[float]]:
     """Labels by the tokens that are made likeliest, and how often those of the nearest have one in common."""
     directions = given[0][0]
     try:
@@ -224,16 +228,13 @@ def _named(model: Model, site: str, given: list[tuple[Tensor, Tensor]]) -> dict[
     except VesaliusError:  # it says so of a site whose way to the logits is not known
         favoured = None
     if favoured is None:
-        return {"labels": [""] * len(directions), "agreement": []}
+        return [""] * len(directions), []
     shared = [
         (tokens[:, :, None] == tokens[nearest][:, None]).any(2).any(1).float().mean().item()
         for tokens, (_, nearest) in zip(favoured, given)
     ]
     words = model.strings(favoured[0].flatten())
-    return {
-        "labels": [" ".join(words[start : start + NAMES]) for start in range(0, len(words), NAMES)],
-        "agreement": shared,
-    }
+    return [" ".join(words[start : start + NAMES]) for start in range(0, len(words), NAMES)], shared
 
 
 def _favoured(model: Model, site: str, directions: Float[Tensor, "latent width"]) -> Int[Tensor, "latent 3"]:

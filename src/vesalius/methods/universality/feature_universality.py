@@ -76,7 +76,7 @@ class FeatureUniversality(Result):
                 random,
                 (low, high),
                 low > floor,
-                f"{len(self.latents)} latents; control: a random dictionary; {self.twins.max():.2f} on random-init twins",
+                f"{len(self.latents)} latents; control: a random dictionary; {self.twins.max():.2f} on random twins",
             )
         ]
         if self.neurons is not None:
@@ -303,9 +303,10 @@ def _done(
 def _weights(side: Side, latents: Int[Tensor, " pair"]) -> Float[Tensor, "pair d_vocab"]:
     model, dictionary = side
     directions = [dictionary[i].write for i in latents.tolist()]
-    if any(direction is None for direction in directions):
+    known = [direction for direction in directions if direction is not None]
+    if len(known) < len(directions):
         raise VesaliusError(f"{dictionary} does not say what its latents write")
-    return logit_weights(model, dictionary.site, torch.stack(directions).to(model.device)).float().cpu()
+    return logit_weights(model, dictionary.site, torch.stack(known).to(model.device)).float().cpu()
 
 
 def _correlation(
