@@ -217,7 +217,8 @@ def _clusters(
     from sklearn.cluster import HDBSCAN
 
     places = _umap(directions, CLUSTERED, neighbours, 0.1, seed).numpy()
-    return torch.from_numpy(HDBSCAN(min_cluster_size=CLUSTER).fit_predict(places)).long()
+    found = HDBSCAN(min_cluster_size=CLUSTER, copy=True)  # pyright: ignore[reportArgumentType]
+    return torch.from_numpy(found.fit_predict(places)).long()
 
 
 def _named(model: Model, site: str, given: list[tuple[Tensor, Tensor]]) -> tuple[list[str], list[float]]:
