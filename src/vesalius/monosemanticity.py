@@ -48,7 +48,7 @@ class Published:
     theirs: str
     method: str
     claim: str = ""
-    """How the claim begins; empty: the first."""
+    """How the claim begins, of several the one of the largest value; empty: any."""
 
 
 PUBLISHED = (
@@ -80,16 +80,9 @@ PUBLISHED = (
         "median cosine",
     ),
     Published(
-        "F6–F8",
-        "specificity of the best latent of a context",
-        "0.98 (Arabic, > 5)",
-        "feature_proxies",
-        "specificity",
-    ),
-    Published(
-        "F9",
-        "sensitivity: correlation with the context's proxy",
-        "0.38 to 0.80",
+        "F6–F9",
+        "sensitivity of a latent to the kind of text that one stands for best",
+        "0.80 (DNA)",
         "feature_proxies",
         "sensitivity",
     ),
@@ -229,7 +222,7 @@ def decompose(
         for name, method in ordered
         if name not in skipped
     }
-    analyses["towards_monosemanticity"] = lambda: _compared(opened, made)
+    analyses["towards_monosemanticity"] = lambda: _compared(model, opened, made)
     return write_findings(
         model,
         analyses,
@@ -248,7 +241,7 @@ def _kept(
     return made[method.name]
 
 
-def _compared(dictionary: Dictionary, made: dict[str, Result]) -> TowardsMonosemanticity:
+def _compared(model: Model, dictionary: Dictionary, made: dict[str, Result]) -> TowardsMonosemanticity:
     rows = []
     for published in PUBLISHED:
         found = _claim(made.get(published.method), published.claim)
@@ -266,13 +259,22 @@ def _compared(dictionary: Dictionary, made: dict[str, Result]) -> TowardsMonosem
     seen = about.get("learned", {}).get("rows")
     here = f"{seen:,}" if seen else "a number that is not known"
     scale = f"The paper's dictionary saw 8,192,000,000 activations; {dictionary} saw {here}."
-    return TowardsMonosemanticity(str(dictionary), scale, rows)
+    provenance = {
+        "method": "towards_monosemanticity",
+        "model": model.name,
+        "model_hash": model.hash,
+        "dictionary": str(dictionary),
+        "of": sorted(made),
+    }
+    return TowardsMonosemanticity(str(dictionary), scale, rows, provenance=provenance)
 
 
 def _claim(result: Result | None, begins: str) -> Headline | None:
-    """The first claim of a result that begins so."""
+    """Of the claims of a result that begin so, that of the largest value."""
     claims = [] if result is None else result.headlines()
-    return next((claim for claim in claims if claim.claim.startswith(begins)), None)
+    fitting = [claim for claim in claims if claim.claim.startswith(begins)]
+    numbers = [claim for claim in fitting if not isinstance(claim.value, str)]
+    return max(numbers, key=lambda claim: float(claim.value)) if numbers else next(iter(fitting), None)
 
 
 def _place(name: str) -> int:

@@ -105,6 +105,11 @@ class DictionaryMetrics(Result):
                 note=f"in {self.rows:,} rows: a density below {3 / self.rows:.1g} may not be seen",
             ),
         ]
+        seen = self.densities[self.densities > 0]
+        if len(seen):
+            rows.append(
+                Headline("median density of a latent that was seen, log10", seen.log10().median().item())
+            )
         if "cosine" in self.geometry:
             own, other = (self.geometry[name].median().item() for name in ("cosine", "shuffled"))
             claim = "median cosine of read and written direction"
@@ -220,7 +225,7 @@ def dictionary_metrics(
     *,
     text: str | None = None,
     images: str | Path | Images = "shapes",
-    others: list[str] | None = None,
+    others: list[str | Path | Dictionary] | None = None,
     contexts: int = 32,
     n_images: int = 256,
     length: int = 128,
@@ -233,7 +238,7 @@ def dictionary_metrics(
     if a dictionary does not fit the site, or anything is not finite.
     """
     dictionaries = {"dictionary": dictionary} | {
-        Path(one).stem: model.dictionary(one) for one in others or []
+        str(opened): opened for opened in map(model.dictionary, others or [])
     }
     elsewhere = [one for one in dictionaries.values() if one.site != dictionary.site]
     if elsewhere:
