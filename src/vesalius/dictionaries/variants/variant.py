@@ -8,6 +8,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -49,7 +50,7 @@ class Pass:
         support = Support.of_latents(among[latents], self.support.width)
         return support, preactivations(support, values.flatten(), self.centred, w.encoder, w.b_enc, w.centre)
 
-    @property
+    @cached_property
     def squared(self) -> Float[Tensor, ""]:
         """Mean over rows and units of the squared error."""
         return (self.target - self.made).square().mean()
