@@ -46,6 +46,8 @@ def watch(done, shards):
     told.append((done, shards))
     if done == 5:
         cluster.remove_node(second, allow_graceful=False)
+        while sum(node["Alive"] for node in ray.nodes()) == 2:  # until the other knows
+            time.sleep(0.2)
 
 given = dict(sites=["resid_post@0", "neurons@1"], shard_rows=960, batch=8)
 harvest(model, ids, to=sys.argv[1], **given)
