@@ -26,7 +26,7 @@ def board_tracker(size: int = 4, *, seed: int = 0) -> Model:
 
     >>> model = board_tracker(4)
     >>> model.logits(torch.tensor([[0]]))[0, 0].nonzero().flatten().tolist()
-    [2, 4, 9, 11]
+    [2, 5, 8, 11]
     """
     module = BoardTracker(size, seed).requires_grad_(False)
     return Model(module, bos=0, architecture=ARCHITECTURE, name=f"board-tracker-{size}")
