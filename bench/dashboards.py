@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 import vesalius as vs
-from vesalius.co_moments import CoMoments
 from vesalius.dictionaries import SparseDictionary
-from vesalius.dictionary_inputs import activations_of, inputs_of
-from vesalius.latent_examples import LatentExamples
+from vesalius.latents.co_moments import CoMoments
+from vesalius.latents.examples import LatentExamples
+from vesalius.latents.inputs import activations_of, inputs_of
 
 LATENTS, BATCH, MEASURED, LENGTH, TOP, INTERVALS = 4096, 128, 1, 128, 20, 11
 CONTEXTS = 1024

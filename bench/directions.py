@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import vesalius as vs
-from vesalius.concept_vectors import concept_activations
+from vesalius.concepts.concept_vectors import concept_activations
+from vesalius.concepts.readers import difference_of_means, read_directions
+from vesalius.concepts.steered import steering_edits
 from vesalius.data.concepts import CONCEPTS
 from vesalius.data.pairs import Pairs, open_pairs
 from vesalius.dictionaries.control_vector import ControlVector
 from vesalius.generation import generate
-from vesalius.readers import difference_of_means, read_directions
-from vesalius.steered import steering_edits
 
 PAIRS, LAYERS, WIDTH, VOCABULARY = 512, 12, 768, 50_257
 

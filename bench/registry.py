@@ -10,6 +10,7 @@ from bench import (
     directions,
     othello,
     probes,
+    store,
     vision_examples,
     vision_expanded,
     vision_tuning,
@@ -35,6 +36,19 @@ class Case:
 
 TL = "TransformerLens 4.3"
 CASES = {
+    "harvest": Case(
+        "harvest of 65k tokens to disk / the forward stopped at the same layer",
+        {"ours": store.our_harvest, "peer": store.forward_alone},
+        time=1 / 0.9,
+        agree=0.0,
+        repeats=2,
+    ),
+    "shuffled-read": Case(
+        "shuffled batches of a store / the same store in order",
+        {"ours": store.shuffled, "peer": store.sequential},
+        time=2.0,
+        agree=None,
+    ),
     "othello-games": Case(
         "4,000 random games of Othello on 8×8 with labels / a plain Python engine",
         {"ours": othello.ours, "peer": othello.plain},

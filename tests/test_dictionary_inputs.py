@@ -5,7 +5,7 @@ import torch
 
 import vesalius as vs
 from vesalius.dictionaries import SparseDictionary
-from vesalius.dictionary_inputs import activations_of, codes_of, inputs_of, moved, spliced
+from vesalius.latents.inputs import activations_of, codes_of, inputs_of, moved, spliced
 from vesalius.testbed import curve_network, random_attn
 
 

@@ -5,7 +5,7 @@ import torch
 
 import vesalius as vs
 from vesalius.dictionaries import SparseDictionary
-from vesalius.dictionary_inputs import inputs_of, moved
+from vesalius.latents.inputs import inputs_of, moved
 from vesalius.metrics import token_losses
 from vesalius.testbed import random_attn
 

@@ -8,9 +8,9 @@ import torch
 
 import vesalius as vs
 from vesalius.dictionaries import SparseDictionary
-from vesalius.dictionary_inputs import inputs_of
+from vesalius.latents.inputs import inputs_of
+from vesalius.latents.text_proxies import text_proxies
 from vesalius.testbed import random_attn
-from vesalius.text_proxies import text_proxies
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 import torch
 
 from vesalius.dictionaries.sparse import SparseDictionary
-from vesalius.dictionary_inputs import codes_of, inputs_of
-from vesalius.latent_ablation import _whole, ablation_effects
-from vesalius.latent_examples import LatentExamples
+from vesalius.latents.ablation import _whole, ablation_effects
+from vesalius.latents.examples import LatentExamples
+from vesalius.latents.inputs import codes_of, inputs_of
 from vesalius.testbed import random_attn
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from vesalius.co_moments import CoFiring, CoMoments
 from vesalius.dictionaries.codes import Codes
-from vesalius.latent_examples import LatentExamples
+from vesalius.latents.co_moments import CoFiring, CoMoments
+from vesalius.latents.examples import LatentExamples
 
 EXAMPLES, PLACES, LATENTS = 40, 30, 7
 
@@ -29,7 +29,7 @@ def streamed(dense, batch, **arguments):
 
 
 def test_nothing_depends_on_the_batches(dense, monkeypatch):
-    monkeypatch.setattr("vesalius.latent_examples.WAITING", 50)
+    monkeypatch.setattr("vesalius.latents.examples.WAITING", 50)
     first, second = (streamed(dense, batch).picked() for batch in (1, 40))
     for name, part in vars(first).items():
         assert torch.equal(part, getattr(second, name)), name

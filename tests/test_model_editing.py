@@ -10,7 +10,7 @@ from vesalius.errors import VesaliusError
 from vesalius.methods.directions.model_editing import model_editing
 from vesalius.model import Model
 from vesalius.testbed import handwritten_induction, random_attn
-from vesalius.weight_diff import WeightDiff
+from vesalius.weights.weight_diff import WeightDiff
 
 
 def test_what_says_a_token_is_taken_away_and_only_that(tmp_path):

@@ -8,13 +8,16 @@ import pytest
 import vesalius as vs
 
 PUBLIC = [
-    "Dictionary", "Feature", "Headline", "Method", "Model", "Preprocessing", "Recording", "Result", "Site",
-    "SparseDictionary", "Study", "TensorRows", "VesaliusError", "add", "april", "at", "batch_topk", "clamp",
-    "decompose", "direction", "dissect", "dossier", "fit_cross_layer_transcoder", "fit_crosscoder",
-    "fit_ica", "fit_many", "fit_nmf", "fit_pca", "fit_sae", "fit_transcoder", "freeze", "gated", "harvest",
-    "intervene", "jump_relu", "load", "matryoshka", "mean", "method", "methods", "neurons", "open_corpus",
+    "ActivationStore", "ControlVector", "Dictionary", "Feature", "Headline", "Method", "Model", "Plan",
+    "Preprocessing", "ProbeDictionary", "Recording", "Result", "Site", "SparseDictionary", "Study",
+    "TensorRows", "VesaliusError", "WeightDiff", "add", "april", "at", "batch_topk", "clamp",
+    "control_vector", "decompose", "direction", "dissect", "dossier", "feature_index",
+    "fit_cross_layer_transcoder", "fit_crosscoder", "fit_ica", "fit_many", "fit_nmf", "fit_pca", "fit_sae",
+    "fit_transcoder", "freeze", "gated", "generate", "harvest", "intervene", "jump_relu", "load",
+    "matryoshka", "mean", "method", "methods", "neurons", "open_corpus", "open_index", "open_pairs",
     "open_store", "patch", "project_out", "read_control_vector", "read_dictionary", "record", "relu_l1",
-    "resample", "set_to", "sites_of", "topk", "zero",
+    "resample", "set_to", "sites_of", "topk", "with_association", "without_direction",
+    "write_control_vector", "zero",
 ]  # fmt: skip
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import vesalius as vs
-from vesalius.concept_vectors import concept_activations
+from vesalius.concepts.concept_vectors import concept_activations
+from vesalius.concepts.prompts import answers_of, preference, token_rows, values_at
+from vesalius.concepts.readers import fold_of
 from vesalius.data.concepts import CONCEPTS
 from vesalius.data.pairs import TEMPLATES, open_pairs
 from vesalius.methods.directions.lat_scan import lat_scan
 from vesalius.methods.directions.reading_vectors import reading_vectors
-from vesalius.prompts import answers_of, preference, token_rows, values_at
-from vesalius.readers import fold_of
 from vesalius.testbed import random_attn
 from vesalius.testbed.planted_direction import planted_direction, planted_texts
 

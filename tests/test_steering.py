@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 import vesalius as vs
-from vesalius.concept_vectors import control_vector
+from vesalius.concepts.concept_vectors import control_vector
+from vesalius.concepts.steered import keep_norm, linear, on_tokens, orthogonalised, steering_edits, token_mask
 from vesalius.dictionaries.control_vector import ControlVector
 from vesalius.formats.control_vectors import read_control_vector, write_control_vector
 from vesalius.formats.gguf_file import open_gguf
@@ -17,7 +18,6 @@ from vesalius.methods.directions.concept_ablation import concept_ablation
 from vesalius.methods.directions.contrast_steering import contrast_steering
 from vesalius.methods.directions.head_steering import head_steering
 from vesalius.methods.directions.steering import steering
-from vesalius.steered import keep_norm, linear, on_tokens, orthogonalised, steering_edits, token_mask
 from vesalius.testbed import random_attn
 from vesalius.testbed.planted_direction import planted_direction, planted_texts
 
@@ -276,7 +276,7 @@ def test_tied_weights_are_untied_before_they_are_made_orthogonal():
         torch.manual_seed(1)
         llama = vs.Model(transformers.LlamaForCausalLM(config).eval(), name="tied")
     direction, before = torch.randn(16, generator=torch.Generator().manual_seed(0)), llama.hash
-    from vesalius.steered import ablation_edits
+    from vesalius.concepts.steered import ablation_edits
 
     ids = torch.tensor([[1, 5, 9, 30]])
     with torch.no_grad():

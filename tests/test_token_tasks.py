@@ -11,12 +11,12 @@ import vesalius as vs
 from vesalius.data.token_classes import CLASSES, first_letters, members
 from vesalius.dictionaries import SparseDictionary
 from vesalius.errors import VesaliusError
+from vesalius.latents.token_tasks import subjects_of
 from vesalius.methods.features.absorption import absorption
 from vesalius.methods.features.sparse_probing import sparse_probing
 from vesalius.methods.features.spurious_correlation_removal import spurious_correlation_removal
 from vesalius.methods.features.targeted_probe_perturbation import targeted_probe_perturbation
 from vesalius.testbed import random_attn
-from vesalius.token_tasks import subjects_of
 
 WIDTH = 64
 QUICK = {"contexts": 48, "length": 64}
@@ -138,7 +138,7 @@ def test_the_same_seed_gives_the_same_numbers_and_random_directions_are_no_evide
 
 def test_rows_are_balanced_and_of_different_contexts():
     model, dictionary = of_classes()
-    inputs = vs.dictionary_inputs.inputs_of(model, contexts=24, length=32)
+    inputs = inputs_of(model, contexts=24, length=32)
     subjects = subjects_of(model, dictionary, inputs, twins=1, seed=0)
     fitted, judged = subjects.parts
     assert set(subjects.contexts[fitted].tolist()).isdisjoint(subjects.contexts[judged].tolist())

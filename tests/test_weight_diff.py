@@ -7,8 +7,14 @@ from vesalius.access import record
 from vesalius.errors import VesaliusError
 from vesalius.model import Model
 from vesalius.testbed import random_attn
-from vesalius.weight_diff import LowRank, WeightDiff
-from vesalius.weight_edits import key_of, second_moment, value_for, with_association, without_direction
+from vesalius.weights.weight_diff import LowRank, WeightDiff
+from vesalius.weights.weight_edits import (
+    key_of,
+    second_moment,
+    value_for,
+    with_association,
+    without_direction,
+)
 
 SHAPE = {"n_layers": 2, "d_model": 32, "n_heads": 4, "d_vocab": 40, "n_ctx": 24, "d_mlp": 48}
 

@@ -175,7 +175,7 @@ def dictionary(
     contexts: Annotated[int | None, typer.Option(help="How many contexts are read.")] = None,
     seed: int = 0,
 ) -> int:
-    """Ask all that is asked of a dictionary, and write a study: every figure of Towards Monosemanticity, and a table."""
+    """Ask all that is asked of a dictionary and write a study: every figure of Towards Monosemanticity, and a table."""
     from vesalius.model import load
     from vesalius.monosemanticity import decompose
 
@@ -263,14 +263,15 @@ def harvest(
 ) -> None:
     """Write the activations of a model over a corpus, or over pictures, into a store on disk."""
     from vesalius.model import load
-    from vesalius.store.harvest import harvest
+    from vesalius.store import harvest
     from vesalius.terminal import progress_of
 
     with progress_of(1) as begin:
         begin("harvest")
         store = harvest(
             load(model), data, site, to=to, dtype=typing.cast(Any, dtype), length=length, per_context=per_context,
-            limit=limit, nonfinite=typing.cast(Any, nonfinite), seed=seed, **_engine(engine, address),
+            limit=limit, nonfinite=typing.cast(Any, nonfinite), seed=seed, engine=typing.cast(Any, engine),
+            address=address or None,
         )  # fmt: skip
     print(store)
 
@@ -341,7 +342,7 @@ def sae(
 ) -> None:
     """Train a sparse autoencoder on a site of a store; called again, it goes on where it was stopped."""
     from vesalius.dictionaries.train import fit_sae
-    from vesalius.store.activation_store import open_store
+    from vesalius.store import open_store
 
     opened = open_store(store)
     rows = opened[site or opened.sites[0]]
@@ -366,7 +367,7 @@ def transcoder(
 ) -> None:
     """Train a transcoder, which reads one site of a store and writes another."""
     from vesalius.dictionaries.transcoders import fit_transcoder
-    from vesalius.store.activation_store import open_store
+    from vesalius.store import open_store
 
     rows = open_store(store)[[source, site]]
     settings = {"steps": steps, "batch": batch, "lr": lr, "seed": seed, "device": device}
@@ -382,17 +383,6 @@ def _log_line(entry: dict) -> None:
     numbers = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in entry.items()}
     told = "  ".join(f"{name} {value}" for name, value in numbers.items())
     print(f"\r{told}", end="" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
-
-
-def _engine(name: str, address: str) -> dict[str, Any]:
-    """The engine of a harvest by its name."""
-    if name == "local":
-        return {}
-    if name != "ray":
-        raise VesaliusError(f"there is no engine '{name}'; expected local or ray")
-    from vesalius.store.ray_engine import ray_engine
-
-    return {"engine": ray_engine(address or None)}
 
 
 def addresses(model: "Model") -> list[str]:

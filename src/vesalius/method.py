@@ -176,8 +176,7 @@ def _check_signature(function: Callable[..., Result]) -> None:
     if first.name != "model" or loose or not inspect.getdoc(function):
         raise TypeError(
             f"method {function.__name__} must read (model, [feature or dictionary,] *, name: type = default, …) "
-            "with a docstring"
-            + (f"; not so: {', '.join(loose)}" if loose else "")
+            "with a docstring" + (f"; not so: {', '.join(loose)}" if loose else "")
         )
 
 

@@ -10,13 +10,26 @@ import torch
 import torch.nn.functional as F
 
 import vesalius as vs
-from vesalius.concept_vectors import concept_activations, concept_vector, warning
-from vesalius.dose_response import effects
+from vesalius.concepts.concept_vectors import concept_activations, concept_vector, warning
+from vesalius.concepts.dose_response import effects
+from vesalius.concepts.prompts import answers_of
+from vesalius.concepts.readers import (
+    agreement,
+    difference_of_means,
+    held_out_margins,
+    read_directions,
+    right_share,
+)
+from vesalius.concepts.steered import (
+    ablation_edits,
+    clamp,
+    orthogonalised,
+    piecewise,
+    projection,
+    steering_edits,
+)
 from vesalius.methods.directions.reading_vectors import reading_vectors
 from vesalius.methods.directions.steering import steering
-from vesalius.prompts import answers_of
-from vesalius.readers import agreement, difference_of_means, held_out_margins, read_directions, right_share
-from vesalius.steered import ablation_edits, clamp, orthogonalised, piecewise, projection, steering_edits
 from vesalius.testbed.planted_direction import planted_direction, planted_pairs, planted_texts
 
 SEEDS = range(10)

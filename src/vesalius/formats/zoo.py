@@ -89,7 +89,7 @@ def read(name: str) -> Parts:
 
 
 def read_folder(home: Path, *, name: str | None = None, weights: Path | None = None) -> Parts:
-    """A folder with `card.json` and `model.safetensors` (and a tokenizer beside it, or the one of the zoo that its card names).
+    """A folder with `card.json` and `model.safetensors`, and a tokenizer beside it or named by the card.
 
     Raises VesaliusError for a damaged card, and for weights that are not those of the card's network.
     """

@@ -21,7 +21,7 @@ FORMATS = (vesalius, saelens, dictionary_learning, gemma_scope, gemma_scope_2, c
 
 
 def read_dictionary(path: str | Path, *, site: str = "", source: str = "") -> Dictionary:
-    """Open a dictionary by the file or the folder that it is in, whoever wrote it; `zoo/mlp-1l/latents-4096` is shipped.
+    """Open a dictionary by its file or folder, whoever wrote it; `zoo/mlp-1l/latents-4096` is one that is shipped.
 
     `site` names what it reconstructs, and `source` what it reads if that is another, where the file does not say so
     in words that are understood here. Raises VesaliusError for what is none of the formats, for pickles, and for

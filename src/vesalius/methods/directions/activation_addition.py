@@ -10,14 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vesalius.access import Edit, record
+from vesalius.concepts.dose_response import DoseResponse, Steer, dose_response
+from vesalius.concepts.prompts import answers_of, padded
 from vesalius.data.pairs import open_pairs
 from vesalius.data.text import sample_rows
-from vesalius.dose_response import DoseResponse, Steer, dose_response
 from vesalius.edits import add, at
 from vesalius.errors import VesaliusError
 from vesalius.method import method
 from vesalius.model import Model
-from vesalius.prompts import answers_of, padded
 
 
 @method(needs=("tokens", "tokenizer", "causal"))

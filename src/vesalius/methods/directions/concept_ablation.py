@@ -19,6 +19,9 @@ from torch import Tensor
 
 from vesalius import figures
 from vesalius.access import intervene
+from vesalius.concepts.prompts import Answers, Rows, answers_of, padded, preference, token_rows, values_at
+from vesalius.concepts.readers import fold_of
+from vesalius.concepts.steered import ablation_edits, orthogonalised
 from vesalius.data.pairs import open_pairs
 from vesalius.edits import add
 from vesalius.errors import VesaliusError
@@ -26,10 +29,7 @@ from vesalius.figures import Figure
 from vesalius.method import method, progress
 from vesalius.metrics import bootstrap, family_wise, kl
 from vesalius.model import Model
-from vesalius.prompts import Answers, Rows, answers_of, padded, preference, token_rows, values_at
-from vesalius.readers import fold_of
 from vesalius.result import Headline, Result
-from vesalius.steered import ablation_edits, orthogonalised
 
 DISCARDED = 0.2
 """The share of layers, counted from the last, that no direction is taken from."""

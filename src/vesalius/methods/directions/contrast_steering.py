@@ -11,13 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vesalius.access import Edit
+from vesalius.concepts.dose_response import DoseResponse, Steer, dose_response
+from vesalius.concepts.prompts import BATCH, answers_of, token_rows, values_at
 from vesalius.data.pairs import open_pairs
 from vesalius.data.text import sample_rows
-from vesalius.dose_response import DoseResponse, Steer, dose_response
 from vesalius.errors import VesaliusError
 from vesalius.method import method
 from vesalius.model import Model
-from vesalius.prompts import BATCH, answers_of, token_rows, values_at
 
 Vectors = dict[int, Float[Tensor, "row d_model"]]
 

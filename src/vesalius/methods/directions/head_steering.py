@@ -14,14 +14,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vesalius.access import Edit
+from vesalius.concepts.dose_response import DoseResponse, Steer, dose_response
+from vesalius.concepts.prompts import answers_of, token_rows, values_at
+from vesalius.concepts.readers import (
+    exchanged,
+    flipped_groups,
+    held_out_margins,
+    read_directions,
+    right_share,
+)
 from vesalius.data.pairs import Pairs, open_pairs
 from vesalius.data.text import sample_rows
-from vesalius.dose_response import DoseResponse, Steer, dose_response
 from vesalius.errors import VesaliusError
 from vesalius.method import method, progress
 from vesalius.model import Model
-from vesalius.prompts import answers_of, token_rows, values_at
-from vesalius.readers import exchanged, flipped_groups, held_out_margins, read_directions, right_share
 
 Sides = tuple[Float[Tensor, "pair place d_head"], Float[Tensor, "pair place d_head"]]
 Shifts = dict[int, Float[Tensor, "head d_head"]]

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from vesalius import figures
 from vesalius.access import record
-from vesalius.concept_vectors import ConceptActivations, concept_activations
+from vesalius.concepts.concept_vectors import ConceptActivations, concept_activations
+from vesalius.concepts.readers import read_directions
 from vesalius.data.pairs import open_pairs
 from vesalius.errors import VesaliusError
 from vesalius.figures import Figure
 from vesalius.method import method
 from vesalius.model import Model
-from vesalius.readers import read_directions
 from vesalius.result import Headline, Result
 
 TEXT = (

@@ -1,7 +1,7 @@
 """Model editing: weights changed by a rank-one diff, and what it does where it should and where it should not.
 
-Two edits (`vesalius.weight_edits`): a direction that nothing writes any more (Arditi et al. 2024, arXiv 2406.11717),
-and an association given to one MLP (ROME: Meng et al. 2022, arXiv 2202.05262). Measured are
+Two edits (`vesalius.weights.weight_edits`): a direction that nothing writes any more (Arditi et al. 2024,
+arXiv 2406.11717), and an association given to one MLP (ROME: Meng et al. 2022, arXiv 2202.05262). Measured are
 
 1. the effect on the target: how much less likely a token becomes where it is what comes next, over what happens to it
    elsewhere; or how much likelier it becomes at the end of the prompts that are to say it, in nats;
@@ -32,8 +32,14 @@ from vesalius.method import method, progress
 from vesalius.metrics import bootstrap, family_wise, kl
 from vesalius.model import Model
 from vesalius.result import Headline, Result
-from vesalius.weight_diff import LowRank, WeightDiff
-from vesalius.weight_edits import key_of, second_moment, value_for, with_association, without_direction
+from vesalius.weights.weight_diff import LowRank, WeightDiff
+from vesalius.weights.weight_edits import (
+    key_of,
+    second_moment,
+    value_for,
+    with_association,
+    without_direction,
+)
 
 ENOUGH = 4
 """Times that a token has to come next to be a target."""

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vesalius import figures
-from vesalius.concept_vectors import ConceptActivations, concept_activations, concept_vector, warning
+from vesalius.concepts.concept_vectors import ConceptActivations, concept_activations, concept_vector, warning
 from vesalius.data.pairs import open_pairs
 from vesalius.dictionaries.control_vector import ControlVector
 from vesalius.figures import Figure

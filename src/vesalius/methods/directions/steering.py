@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Literal
 
 from vesalius.access import Edit
-from vesalius.concept_vectors import concept_activations, concept_vector
+from vesalius.concepts.concept_vectors import concept_activations, concept_vector
+from vesalius.concepts.dose_response import DoseResponse, Steer, dose_response
+from vesalius.concepts.prompts import answers_of
+from vesalius.concepts.steered import Operator, steering_edits
 from vesalius.data.pairs import open_pairs
 from vesalius.data.text import sample_rows
 from vesalius.dictionaries.control_vector import ControlVector
-from vesalius.dose_response import DoseResponse, Steer, dose_response
 from vesalius.edits import at
 from vesalius.errors import VesaliusError
 from vesalius.formats.control_vectors import read_control_vector
 from vesalius.method import method, progress
 from vesalius.model import Model
-from vesalius.prompts import answers_of
-from vesalius.steered import Operator, steering_edits
 
 
 @method(needs=("tokens", "tokenizer", "causal"))

@@ -23,16 +23,16 @@ from torch import Tensor
 from vesalius import figures
 from vesalius.data.token_classes import first_letters
 from vesalius.dictionaries import Dictionary
-from vesalius.dictionary_inputs import inputs_of
 from vesalius.errors import VesaliusError
 from vesalius.figures import Figure
+from vesalius.latents.inputs import inputs_of
+from vesalius.latents.token_codes import TokenCodes
+from vesalius.latents.token_tasks import PENALTY, Subjects, subjects_of
 from vesalius.method import method, progress
 from vesalius.metrics import family_wise, percentiles, resampled
 from vesalius.model import Model
 from vesalius.probes import Labelled, LinearProbes, logistic
 from vesalius.result import Headline, Result
-from vesalius.token_codes import TokenCodes
-from vesalius.token_tasks import PENALTY, Subjects, subjects_of
 
 GAIN = 0.03
 """What a latent must add to F1 to be one of a letter's."""

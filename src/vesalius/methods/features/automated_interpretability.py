@@ -26,19 +26,19 @@ from torch import Tensor
 
 from vesalius import figures
 from vesalius.dictionaries import Dictionary, SparseDictionary
-from vesalius.dictionary_inputs import Inputs, inputs_of, reads
 from vesalius.errors import VesaliusError
 from vesalius.figures import Figure
 from vesalius.formats.zoo import cache_folder
 from vesalius.interpreters import Explained, Interpreter, Nonsense, Snippet, Unreachable, interpreter_of
 from vesalius.interpreters.layout import Layout, layout_of, snippets_of
 from vesalius.interpreters.scores import SCORES, SHOWN, named, scores_of
+from vesalius.latents.inputs import Inputs, inputs_of, reads
+from vesalius.latents.token_codes import token_codes
+from vesalius.latents.token_tasks import untrained
 from vesalius.method import method, progress
 from vesalius.metrics import percentiles, resampled
 from vesalius.model import Model
 from vesalius.result import Headline, Result
-from vesalius.token_codes import token_codes
-from vesalius.token_tasks import untrained
 from vesalius.weights.logit_weights import logit_weights
 
 CONTROLS = {

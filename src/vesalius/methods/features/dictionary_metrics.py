@@ -26,13 +26,20 @@ from torch import Tensor
 from vesalius import figures
 from vesalius.data.images import Images
 from vesalius.dictionaries import Dictionary, SparseDictionary
-from vesalius.dictionary_inputs import inputs_of, reads
 from vesalius.errors import VesaliusError
 from vesalius.figures import Figure
+from vesalius.latents.inputs import inputs_of, reads
+from vesalius.latents.reconstructions import (
+    BASELINES,
+    QUANTITIES,
+    measured,
+    predicts,
+    replacements_of,
+    survey_of,
+)
 from vesalius.method import method, progress
 from vesalius.metrics import percentiles, resampled
 from vesalius.model import Model
-from vesalius.reconstructions import BASELINES, QUANTITIES, measured, predicts, replacements_of, survey_of
 from vesalius.result import Headline, Result
 
 LABELS = {

@@ -19,7 +19,8 @@ from torch import Tensor
 from vesalius import figures
 from vesalius.access import Edit, intervene
 from vesalius.dictionaries import Dictionary
-from vesalius.dictionary_inputs import (
+from vesalius.figures import Figure
+from vesalius.latents.inputs import (
     Inputs,
     activity_of,
     codes_of,
@@ -31,7 +32,6 @@ from vesalius.dictionary_inputs import (
     value_at,
     written,
 )
-from vesalius.figures import Figure
 from vesalius.method import method, progress
 from vesalius.metrics import family_wise, percentiles, resampled, token_losses
 from vesalius.model import Model

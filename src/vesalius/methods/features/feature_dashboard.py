@@ -21,15 +21,15 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from vesalius import figures
-from vesalius.co_moments import CoMoments
 from vesalius.dictionaries import Dictionary
 from vesalius.dictionaries.codes import Codes
-from vesalius.dictionary_inputs import Inputs, activations_of, coded, inputs_of, reads, value_at
 from vesalius.errors import VesaliusError
 from vesalius.examples import field_of
 from vesalius.figures import Figure
-from vesalius.latent_ablation import ablation_effects
-from vesalius.latent_examples import LatentExamples, Picked
+from vesalius.latents.ablation import ablation_effects
+from vesalius.latents.co_moments import CoMoments
+from vesalius.latents.examples import LatentExamples, Picked
+from vesalius.latents.inputs import Inputs, activations_of, coded, inputs_of, reads, value_at
 from vesalius.method import method, progress
 from vesalius.metrics import bootstrap
 from vesalius.model import Model

@@ -23,14 +23,14 @@ from torch import Tensor
 
 from vesalius import figures
 from vesalius.dictionaries import Codes, Dictionary
-from vesalius.dictionary_inputs import Batch, Inputs, coded, inputs_of, reads, rows_at, value_at
 from vesalius.errors import VesaliusError
 from vesalius.figures import Figure
+from vesalius.latents.inputs import Batch, Inputs, coded, inputs_of, reads, rows_at, value_at
+from vesalius.latents.text_proxies import USUAL, kind_name, text_proxies
 from vesalius.method import method, progress
 from vesalius.metrics import family_wise, percentiles, resampled
 from vesalius.model import Model
 from vesalius.result import Headline, Result
-from vesalius.text_proxies import USUAL, kind_name, text_proxies
 
 BANDS = ("no evidence of the kind", "up to 5 nats", "more than 5 nats")
 BINS = 8

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from vesalius import figures
 from vesalius.dictionaries import Dictionary, SparseDictionary
-from vesalius.dictionary_inputs import activations_of, coded, inputs_of, reads
 from vesalius.errors import VesaliusError
 from vesalius.figures import Figure
+from vesalius.latents.inputs import activations_of, coded, inputs_of, reads
 from vesalius.method import method
 from vesalius.metrics import bootstrap
 from vesalius.model import Model

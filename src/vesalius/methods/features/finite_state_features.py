@@ -22,8 +22,8 @@ from torch import Tensor
 
 from vesalius import figures
 from vesalius.dictionaries import Dictionary
-from vesalius.dictionary_inputs import Inputs, activity_of, codes_of, inputs_of, written
 from vesalius.figures import Figure
+from vesalius.latents.inputs import Inputs, activity_of, codes_of, inputs_of, written
 from vesalius.method import method
 from vesalius.metrics import bootstrap
 from vesalius.model import Model

@@ -21,7 +21,10 @@ from torch import Tensor
 from vesalius import figures
 from vesalius.access import Edit
 from vesalius.dictionaries import Dictionary
-from vesalius.dictionary_inputs import (
+from vesalius.errors import VesaliusError
+from vesalius.figures import Figure
+from vesalius.generation import generate
+from vesalius.latents.inputs import (
     Activity,
     activity_of,
     inputs_of,
@@ -30,9 +33,6 @@ from vesalius.dictionary_inputs import (
     random_directions,
     written,
 )
-from vesalius.errors import VesaliusError
-from vesalius.figures import Figure
-from vesalius.generation import generate
 from vesalius.method import method, progress
 from vesalius.metrics import bootstrap, family_wise
 from vesalius.model import Model

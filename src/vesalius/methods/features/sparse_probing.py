@@ -19,15 +19,15 @@ from torch import Tensor
 
 from vesalius import figures
 from vesalius.dictionaries import Dictionary
-from vesalius.dictionary_inputs import inputs_of
 from vesalius.errors import VesaliusError
 from vesalius.figures import Figure
+from vesalius.latents.inputs import inputs_of
+from vesalius.latents.token_tasks import PENALTY, Subjects, moments_of, separation, shares, subjects_of
 from vesalius.method import method, progress
 from vesalius.metrics import family_wise, percentiles
 from vesalius.model import Model
 from vesalius.probes import Labelled, logistic
 from vesalius.result import Headline, Result
-from vesalius.token_tasks import PENALTY, Subjects, moments_of, separation, shares, subjects_of
 
 CONDITIONS = ("latents", "neurons", "shuffled")
 LABELS = {

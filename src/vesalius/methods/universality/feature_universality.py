@@ -21,12 +21,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vesalius import figures
-from vesalius.co_moments import CoMoments
 from vesalius.dictionaries import Dictionary, SparseDictionary
 from vesalius.dictionaries.codes import Codes
-from vesalius.dictionary_inputs import Inputs, activations_of, coded, inputs_of, reads
 from vesalius.errors import Inapplicable, VesaliusError
 from vesalius.figures import Figure
+from vesalius.latents.co_moments import CoMoments
+from vesalius.latents.inputs import Inputs, activations_of, coded, inputs_of, reads
 from vesalius.method import method, progress
 from vesalius.metrics import family_wise, percentiles
 from vesalius.model import Model, load

@@ -18,7 +18,7 @@ from torch import Tensor
 from vesalius.access import intervene, record
 from vesalius.errors import VesaliusError
 from vesalius.model import Model
-from vesalius.weight_diff import Factors, WeightDiff
+from vesalius.weights.weight_diff import Factors, WeightDiff
 
 WRITERS = ("W_E", "W_pos", "W_O", "b_O", "W_out", "b_out")
 CURVATURE = 1e-2

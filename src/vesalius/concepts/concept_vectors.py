@@ -7,11 +7,8 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from vesalius.data.pairs import Pairs, open_pairs
-from vesalius.dictionaries.control_vector import ControlVector
-from vesalius.model import Model
-from vesalius.prompts import token_rows, values_at
-from vesalius.readers import (
+from vesalius.concepts.prompts import token_rows, values_at
+from vesalius.concepts.readers import (
     FLAGGED,
     agreement,
     difference_of_means,
@@ -21,6 +18,9 @@ from vesalius.readers import (
     read_directions,
     right_share,
 )
+from vesalius.data.pairs import Pairs, open_pairs
+from vesalius.dictionaries.control_vector import ControlVector
+from vesalius.model import Model
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from vesalius.data.token_classes import CLASSES, members
 from vesalius.dictionaries import Dictionary, SparseDictionary
-from vesalius.dictionary_inputs import Inputs
 from vesalius.errors import VesaliusError
+from vesalius.latents.inputs import Inputs
+from vesalius.latents.token_codes import TokenCodes, token_codes
 from vesalius.metrics import resampled
 from vesalius.model import Model
 from vesalius.probes import Labelled, LinearProbes, logistic, splits
-from vesalius.token_codes import TokenCodes, token_codes
 
 MOST = 2000
 """Rows that a probe is fitted on or judged by."""

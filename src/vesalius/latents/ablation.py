@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vesalius.access import intervene
 from vesalius.dictionaries import Dictionary
-from vesalius.dictionary_inputs import Inputs, coded, reads, value_at
+from vesalius.latents.inputs import Inputs, coded, reads, value_at
 from vesalius.metrics import token_losses
 from vesalius.model import Model
 from vesalius.site import Site

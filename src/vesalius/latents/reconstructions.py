@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vesalius.access import intervene, record
 from vesalius.dictionaries import Codes, Dictionary, SparseDictionary, rows_of, shaped_like
-from vesalius.dictionary_inputs import (
+from vesalius.latents.inputs import (
     Batch,
     Inputs,
     activations_of,

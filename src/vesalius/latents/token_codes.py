@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vesalius.dictionaries import Codes, Dictionary
-from vesalius.dictionary_inputs import Inputs, activations_of, coded, reads
 from vesalius.errors import VesaliusError
+from vesalius.latents.inputs import Inputs, activations_of, coded, reads
 from vesalius.metrics import require_finite
 from vesalius.model import Model
 

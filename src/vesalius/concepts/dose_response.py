@@ -17,11 +17,11 @@ from torch import Tensor
 
 from vesalius import figures
 from vesalius.access import Edit, intervene
+from vesalius.concepts.prompts import Answers, preference
 from vesalius.errors import VesaliusError
 from vesalius.figures import Figure
 from vesalius.metrics import bootstrap, bootstrap_band, family_wise, kl, token_losses
 from vesalius.model import Model
-from vesalius.prompts import Answers, preference
 from vesalius.result import Headline, Result
 
 Steer = Callable[[float], Mapping[str, Edit]]

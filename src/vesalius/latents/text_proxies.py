@@ -111,7 +111,7 @@ def _compiled(kind: str) -> Callable[[str], list[tuple[int, int]]]:
 
 def _shares(
     ids: Int[Tensor, "row pos"],
-    words: Sequence[str],
+    words: list[str],
     spans: Callable[[str], list[tuple[int, int]]],
 ) -> Float[Tensor, "row pos"]:
     """Of each token, the share of its characters that are found in the text of its row."""
