@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vesalius.errors import VesaliusError, nearest
 from vesalius.site import Site
-from vesalius.store.columns import Mapped, Ranged, available, open_column, shard_of
+from vesalius.store.columns import Mapped, Ranged, available, open_column
 from vesalius.store.folder import Folder, LocalFolder, open_folder
 from vesalius.store.order import POOL, Order, Pool
 from vesalius.store.plan import Manifest, read_manifest, shard_name
@@ -32,6 +32,15 @@ class Places(NamedTuple):
     document: Int[Tensor, " row"]
     token: Int[Tensor, " row"] | None
     """None of pictures."""
+
+
+class Fetched(NamedTuple):
+    """A pool in memory."""
+
+    ranks: Int[np.ndarray, " place"]
+    """Of the row at each place of the pool: how many of its rows lie before that one."""
+    columns: list[Tensor]
+    """The rows as they are kept, in the order in which they lie."""
 
 
 class ActivationStore:
@@ -191,7 +200,7 @@ class StoredRows:
         self._scales = [store.column(SCALE + site, mapped=self.mapped) for site in scaled]
         self._columns = [*self._numbers, *self._scales]
         self._reader = ThreadPoolExecutor(1)
-        self._read: dict[tuple[Order, Pool], Future] = {}
+        self._read: dict[tuple[Order, Pool], Future[Fetched]] = {}
 
     def __len__(self) -> int:
         return self.store.rows
@@ -217,18 +226,11 @@ class StoredRows:
     ) -> tuple[Float[Tensor, "row width"], ...]:
         """`size` rows of each site, those from `step · size` on of the endless order of this rank.
 
-        They come shard by shard, as they are read.
+        Those of one pool come in the order in which they lie.
         """
         order = Order(len(self), seed=seed, rank=rank, world=world, pool=self._pool)
-        pieces = list(order.pieces(step * size, size))
-        rows = np.concatenate([order.within(pool)[start:stop] for pool, start, stop in pieces])
-        by_shard = shard_of(rows, self._numbers[0].starts).argsort(kind="stable")
-        if self.mapped:
-            found = [column.take(rows[by_shard]) for column in self._columns]
-        else:
-            parts = [[part[start:stop] for part in self._pooled(order, pool)] for pool, start, stop in pieces]
-            index = torch.from_numpy(by_shard)
-            found = [torch.cat(column).index_select(0, index) for column in zip(*parts)]
+        parts = [self._part(order, *piece) for piece in order.pieces(step * size, size)]
+        found = [column[0] if len(column) == 1 else torch.cat(column) for column in zip(*parts)]
         scales = found[len(self.sites) :] or [None] * len(self.sites)
         return tuple(value_of(numbers, scale) for numbers, scale in zip(found, scales))
 
@@ -238,8 +240,17 @@ class StoredRows:
         scales = found[len(self.sites) :] or [None] * len(self.sites)
         return tuple(value_of(numbers, scale) for numbers, scale in zip(found, scales))
 
-    def _pooled(self, order: Order, pool: Pool) -> list[Tensor]:
-        """The rows of a pool in their order, as they are kept; the pool after it is read meanwhile."""
+    def _part(self, order: Order, pool: Pool, start: int, stop: int) -> list[Tensor]:
+        """The rows at some places of a pool, of each column."""
+        if self.mapped:
+            rows = np.sort(order.within(pool)[start:stop])
+            return [column.ascending(rows) for column in self._columns]
+        ranks, columns = self._pooled(order, pool)
+        chosen = torch.from_numpy(np.sort(ranks[start:stop]))
+        return [column.index_select(0, chosen) for column in columns]
+
+    def _pooled(self, order: Order, pool: Pool) -> Fetched:
+        """The rows of a pool; the pool after it is read meanwhile."""
         after = order.after(pool)
         for wanted in (pool, after):
             if (order, wanted) not in self._read:
@@ -247,8 +258,12 @@ class StoredRows:
         self._read = {key: self._read[key] for key in ((order, pool), (order, after))}
         return self._read[order, pool].result()
 
-    def _fetch(self, order: Order, pool: Pool) -> list[Tensor]:
-        return [column.take(order.within(pool)) for column in self._columns]
+    def _fetch(self, order: Order, pool: Pool) -> Fetched:
+        rows = order.within(pool)
+        lying = rows.argsort()
+        ranks = np.empty_like(lying)
+        ranks[lying] = np.arange(len(rows))
+        return Fetched(ranks, [column.ascending(rows[lying]) for column in self._columns])
 
 
 def open_store(place: str | Path) -> ActivationStore:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from numpy import ndarray
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from vesalius.store.folder import Folder, LocalFolder
 from vesalius.store.shard import Column
@@ -28,16 +29,13 @@ class Mapped:
         self.parts = [_mapped(folder.path / name, column) for name, column in files]
         self.width = files[0][1].shape[1:]
 
-    def take(self, rows: Int[ndarray, " row"]) -> Float[Tensor, "row *width"]:
-        """The rows of these numbers, in their order (best shard by shard), in single precision."""
-        shards = shard_of(rows, self.starts)
-        ends = [*np.flatnonzero(np.diff(shards)) + 1, len(rows)]
-        out, first = torch.empty(len(rows), *self.width), 0
-        for last in ends if len(rows) else ():
-            shard = shards[first]
-            local = torch.from_numpy(rows[first:last] - self.starts[shard])
-            out[first:last] = self.parts[shard].index_select(0, local)
-            first = last
+    def ascending(self, rows: Int[ndarray, " row"]) -> Float[Tensor, "row *width"]:
+        """The rows of these numbers, of which none is less than the one before it, in single precision."""
+        ends = [*rows.searchsorted(self.starts[1:]).tolist(), len(rows)]
+        out = torch.empty(len(rows), *self.width)
+        for part, start, first, last in zip(self.parts, self.starts, [0, *ends], ends):
+            if first < last:
+                out[first:last] = _gathered(part, torch.from_numpy(rows[first:last] - start))
         return out
 
     def stretch(self, first: int, last: int) -> Shaped[Tensor, "row *width"]:
@@ -59,17 +57,17 @@ class Ranged:
 
     def take(self, rows: Int[ndarray, " row"]) -> Shaped[Tensor, "row *width"]:
         """The rows of these numbers, in their order."""
-        order = rows.argsort(kind="stable")
-        found = self._runs(rows[order])
+        order = rows.argsort()
+        found = self.ascending(rows[order])
         out = torch.empty_like(found)
         return out.index_copy_(0, torch.from_numpy(order), found)
 
     def stretch(self, first: int, last: int) -> Shaped[Tensor, "row *width"]:
         """The rows from one number to another."""
-        return self._runs(np.arange(first, last))
+        return self.ascending(np.arange(first, last))
 
-    def _runs(self, rows: Int[ndarray, " row"]) -> Shaped[Tensor, "row *width"]:
-        """Rows in ascending order."""
+    def ascending(self, rows: Int[ndarray, " row"]) -> Shaped[Tensor, "row *width"]:
+        """The rows of these numbers, of which none is less than the one before it."""
         shards = shard_of(rows, self.starts)
         ends = np.flatnonzero((np.diff(rows) != 1) | (np.diff(shards) != 0)) + 1
         wanted = []
@@ -104,6 +102,15 @@ def available() -> int:
 
 def _starts(files: Sequence[tuple[str, Column]]) -> Int[ndarray, " shard"]:
     return np.array(list(accumulate((column.shape[0] for _, column in files), initial=0))[:-1])
+
+
+def _gathered(
+    part: Shaped[Tensor, "stored *width"], rows: Int[Tensor, " row"]
+) -> Shaped[Tensor, "row *width"]:
+    """Rows by their numbers; as sums of one each where there are sums, whose routine asks for a row before its turn."""
+    if part.ndim != 2 or not part.is_floating_point():
+        return part.index_select(0, rows)
+    return embedding_bag(rows[:, None], part, mode="sum")
 
 
 def _mapped(path: Path, column: Column) -> Shaped[Tensor, "row *width"]:

@@ -112,12 +112,13 @@ def _within(order: Order, pool: Pool) -> Int[ndarray, " row"]:
     key = order.key(pool.epoch, order.rank, pool.number) >> 1
     inner = torch.randperm(pool.rows, generator=torch.Generator().manual_seed(key)).numpy()
     turned = order.share[0] + pool.first + order.key(pool.epoch, 0) % order.rows
-    block, inside = np.divmod((turned + np.arange(pool.rows)) % order.rows, BLOCK)
+    lying = (turned + np.arange(pool.rows)) % order.rows
+    block = lying // BLOCK
     begins = np.diff(block, prepend=-1) != 0
     moved, blocks = block[begins], order.rows // BLOCK
     complete = moved < blocks
     moved[complete] = permuted(moved[complete], max(blocks, 1), key=order.key(pool.epoch, 1))
-    return (moved[begins.cumsum() - 1] * BLOCK + inside)[inner]
+    return (lying + BLOCK * (moved - block[begins])[begins.cumsum() - 1])[inner]
 
 
 def permuted(places: Int[ndarray, " place"], size: int, *, key: int) -> Int[ndarray, " place"]:
