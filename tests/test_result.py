@@ -1,12 +1,15 @@
 """A result is saved whole or not at all, and read back equal."""
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
+import vesalius as vs
 from vesalius.errors import VesaliusError
 from vesalius.result import Headline, Result
 
@@ -116,3 +119,12 @@ def test_a_tuple_comes_back_as_one(tmp_path):
         assert (loaded.bounds, loaded.pair, loaded.values) == ((1, 2), (0.5, 1.0), [1, 2])
     finally:
         del Result._kinds["Ranged"]
+
+
+def test_a_result_opens_in_a_process_that_has_not_met_its_kind(tmp_path):
+    from vesalius.testbed import handwritten_induction
+
+    folder = vs.copying_heads(handwritten_induction()).save(tmp_path / "run")
+    program = f"import vesalius as vs; print(type(vs.Result.load({str(folder)!r})).__name__)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ran.stdout.strip() == "CopyingHeads", ran.stderr

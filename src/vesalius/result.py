@@ -10,6 +10,8 @@ import math
 import shutil
 import typing
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -86,7 +88,8 @@ class Result:
             )
         tensors: dict[str, Tensor] = {}
         values = {name: _detach(value, name, tensors) for name, value in _fields(self).items()}
-        document = {"schema": SCHEMA, "kind": type(self).__name__, "fields": values}
+        kind = type(self)
+        document = {"schema": SCHEMA, "kind": kind.__name__, "module": kind.__module__, "fields": values}
         with whole(folder) as partial:
             partial.mkdir()
             (partial / "result.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
@@ -113,6 +116,9 @@ class Result:
             tensors = load_file(saved) if saved.exists() else {}
         except (json.JSONDecodeError, SafetensorError) as error:
             raise VesaliusError(f"saved result '{folder}' is damaged: {error}") from error
+        module = document.get("module", "")
+        if document["kind"] not in Result._kinds and module.startswith("vesalius.") and find_spec(module):
+            import_module(module)  # a kind that this process has not met; of ours, and of nobody else's
         kind = Result._kinds.get(document["kind"])
         if kind is None or not issubclass(kind, cls):
             known = [name for name, other in Result._kinds.items() if issubclass(other, cls)]

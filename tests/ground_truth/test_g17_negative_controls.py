@@ -11,14 +11,21 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 import vesalius as vs
+from vesalius.dictionaries import SparseDictionary
 from vesalius.testbed import curve_network, random_attn
 
 SHAPE = {"d_model": 64, "n_heads": 4, "d_vocab": 40, "n_ctx": 48}
 QUICK = {"steps": 8, "n_images": 48}  # what makes an analysis of pictures a matter of seconds
-NAMES = sorted(name for name, method in vs.methods().items() if not method.missing(random_attn(**SHAPE)))
+WITH_MLP = SHAPE | {"d_mlp": 96}
+NAMES = [
+    pytest.param(name, marks=[pytest.mark.slow] if method.subject or method.room == "directions" else [])
+    for name, method in sorted(vs.methods().items())
+    if not method.missing(random_attn(**(WITH_MLP if method.subject == "dictionary" else SHAPE)))
+]
 
 
 def checkpoints(home: Path, seed: int) -> list[str]:
@@ -32,6 +39,11 @@ def checkpoints(home: Path, seed: int) -> list[str]:
     return [str(folder) for folder in folders]
 
 
+def random_directions(seed: int) -> SparseDictionary:
+    drawn = torch.randn(144, 96, generator=torch.Generator().manual_seed(seed))
+    return SparseDictionary.of_directions("neurons@0", drawn / drawn.norm(dim=1, keepdim=True), k=8)
+
+
 def false_alarms(name: str, seed: int, home: Path) -> list[str]:
     """The claims that an analysis, with its defaults, makes of a random network."""
     method, arguments = vs.methods()[name], {}
@@ -39,7 +51,13 @@ def false_alarms(name: str, seed: int, home: Path) -> list[str]:
         arguments["seed"] = seed
     if "checkpoints" in method.parameters:
         arguments["checkpoints"] = checkpoints(home, seed)
-    result = method.function(random_attn(**SHAPE, seed=seed), **arguments)
+    if method.subject == "dictionary":
+        dictionary, second = random_directions(5000 + seed), random_directions(6000 + seed)
+        others = {"other": second, "others": [second]}
+        arguments |= {key: value for key, value in others.items() if key in method.parameters}
+        result = method.function(random_attn(**WITH_MLP, seed=seed), dictionary, **arguments)
+    else:
+        result = method.function(random_attn(**SHAPE, seed=seed), **arguments)
     return [headline.claim for headline in result.headlines() if headline.evidence]
 
 

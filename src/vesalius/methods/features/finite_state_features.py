@@ -236,10 +236,12 @@ def _transitions(
 ) -> Float[Tensor, "latent latent"]:
     """The share of the tokens that i raises on which j is active, each of its tokens counting alike."""
     assert inputs.ids is not None
+    if not raised.numel():
+        return torch.zeros(len(latents), len(latents))
     tokens, place = raised.unique(return_inverse=True)
     of_token = torch.full((model.d_vocab,), -1)
     of_token[tokens] = torch.arange(len(tokens))
-    active, seen = torch.zeros(len(tokens) * max(len(latents), 1)), torch.zeros(len(tokens))
+    active, seen = torch.zeros(len(tokens) * len(latents)), torch.zeros(len(tokens))
     number = _numbers(latents)
     for examples, positions, codes in codes_of(model, dictionary, inputs):
         token = of_token[inputs.ids[examples, positions]]
