@@ -501,8 +501,9 @@ def option_type(annotation: Any) -> Any:
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if kind in PLAIN or origin is typing.Literal:
         return kind
-    if origin in (list, tuple) and inner and inner[0] in PLAIN and set(inner[1:]) <= {Ellipsis}:
-        return list[inner[0]]
+    if origin in (list, tuple) and inner and set(inner[1:]) <= {Ellipsis}:
+        one = option_type(inner[0])
+        return list[one] if one in PLAIN else None
     return None
 
 
