@@ -27,8 +27,9 @@ check: $(VENV)/.installed           ## style, types, and who imports whom
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-bench: .bench/.installed            ## ours / peer, in an environment of the peers' own
+bench: .bench/.installed .bench-dictionaries/.installed   ## ours / peer, in environments of the peers' own
 	.bench/bin/python -m bench.run
+	.bench-dictionaries/bin/python -W ignore -m bench.dictionary_training
 
 docs: $(VENV)/.docs                 ## the pages under site/
 	$(BIN)/python docs/generate.py
@@ -41,7 +42,7 @@ web:                                ## build the figures' bundle anew (needs Nod
 	cd web && npm ci --no-audit --no-fund && npm run build
 
 clean:
-	rm -rf $(VENV) .bench runs site docs/methods build dist
+	rm -rf $(VENV) .bench .bench-dictionaries runs site docs/methods build dist
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -56,5 +57,12 @@ $(VENV)/.docs: $(VENV)/.installed
 	$(PYTHON) -m venv .bench
 	.bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[hf]' transformer-lens==4.3.0
 	.bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torch-lucent==0.1.8 kornia==0.4.1 torchvision==0.28.0 \
-		future decorator ipython traitlets scikit-learn scipy joblib threadpoolctl narwhals
+		future decorator ipython traitlets scikit-learn scipy joblib threadpoolctl narwhals \
+		steering-vectors==0.12.2 repeng==0.4.0 fsspec
+	touch $@
+
+.bench-dictionaries/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .bench-dictionaries
+	.bench-dictionaries/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . sae-lens==6.54.12
+	.bench-dictionaries/bin/python -m pip install --quiet --disable-pip-version-check --no-deps dictionary-learning==0.1.0
 	touch $@
