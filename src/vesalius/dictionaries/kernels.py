@@ -123,6 +123,25 @@ def decode(
     return _Decode.apply(codes, decoder, support)
 
 
+def inner(
+    support: Support, rows: Float[Tensor, "row width"], latents: Float[Tensor, "latent width"]
+) -> Float[Tensor, " active"]:
+    """The inner product of a row and a latent's vector at each active place."""
+    if not len(support.latents):
+        return rows.new_zeros(0)
+    if support.crowded:
+        return support.of(rows @ latents.T)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sparse CSR is "in beta state"
+        pattern = torch.sparse_csr_tensor(
+            support.starts,
+            support.latents,
+            rows.new_zeros(len(support.latents)),
+            (len(support), support.width),
+        )
+    return torch.sparse.sampled_addmm(pattern, rows, latents.T, beta=0.0).values()
+
+
 class _Preactivations(Function):
     @staticmethod
     def forward(ctx, values, centred, encoder, bias, centre, support):
@@ -155,7 +174,7 @@ class _Decode(Function):
         codes, decoder = ctx.saved_tensors
         support: Support = ctx.support
         grad = grad.contiguous()
-        of_codes = _inner(support, grad, decoder) if ctx.needs_input_grad[0] else None
+        of_codes = inner(support, grad, decoder) if ctx.needs_input_grad[0] else None
         of_decoder = _over_rows(support, codes, grad) if ctx.needs_input_grad[1] else None
         return of_codes, of_decoder, None
 
@@ -168,25 +187,6 @@ def _over_rows(
         return support.dense(values).T @ rows
     order, of_row, starts = support.by_latent
     return _bags(of_row, rows, starts, values.index_select(0, order))
-
-
-def _inner(
-    support: Support, rows: Float[Tensor, "row width"], latents: Float[Tensor, "latent width"]
-) -> Float[Tensor, " active"]:
-    """The inner product of a row and a latent's vector at each active place."""
-    if not len(support.latents):
-        return rows.new_zeros(0)
-    if support.crowded:
-        return support.of(rows @ latents.T)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # sparse CSR is "in beta state"
-        pattern = torch.sparse_csr_tensor(
-            support.starts,
-            support.latents,
-            rows.new_zeros(len(support.latents)),
-            (len(support), support.width),
-        )
-    return torch.sparse.sampled_addmm(pattern, rows, latents.T, beta=0.0).values()
 
 
 def _bags(

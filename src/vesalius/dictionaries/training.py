@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vesalius.dictionaries import distributed
 from vesalius.dictionaries.geometric_median import geometric_median
-from vesalius.dictionaries.kernels import Support, decode, preactivations
+from vesalius.dictionaries.kernels import Support, decode, inner, preactivations
 from vesalius.dictionaries.resampling import drawn, resample
 from vesalius.dictionaries.sparse import SparseDictionary
 from vesalius.dictionaries.stream import Stream, joined, scale_of
@@ -186,7 +186,8 @@ class Training:
     def _active(self, centred: Float[Tensor, "row source"]) -> tuple[Support, Float[Tensor, " active"]]:
         """Which latents are active and their activations before the threshold, a part of the rows at a time.
 
-        What the dense product writes stays in one place, so that it need not be fetched anew for each step.
+        What the dense product writes stays in one place, so that it need not be fetched anew for each step. Where it
+        is not in single precision, it only chooses: the activations are computed again at the active places.
         """
         w, size = self.weights, len(centred) if self.variant.whole else max(1, PART // self.plan.latents)
         encoder, parts = w.encoder.to(self.product).T, []
@@ -199,7 +200,10 @@ class Training:
                 pre = (rows @ encoder).float() + w.b_enc
             parts.append(self.variant.active(pre, w))
         supports, values = zip(*parts)
-        return Support.joined(supports), torch.cat(values)
+        support = Support.joined(supports)
+        if self.product == torch.float32:
+            return support, torch.cat(values)
+        return support, inner(support, centred, w.encoder) + w.b_enc[support.latents]
 
     def _update(self) -> None:
         """One step of Adam on averaged gradients, under the constraints on the weights."""
