@@ -10,6 +10,9 @@ from vesalius.dictionaries.kernels import Support, decode
 from vesalius.dictionaries.variants.variant import Pass, Passes, Variant, threshold_of_zero, variant, where
 from vesalius.dictionaries.weights import Folded, Weights
 
+CLIP = 0.01
+"""The largest norm of the gradient, far below that of the first steps, which Adam would else remember for long."""
+
 
 @variant
 def topk(k: int = 32, *, aux: float = 1 / 32, aux_k: int = 256, dead_after: int = 250) -> Variant:
@@ -27,6 +30,7 @@ def topk(k: int = 32, *, aux: float = 1 / 32, aux_k: int = 256, dead_after: int 
         active=active,
         loss=lambda p: p.squared / p.variance + aux * _auxiliary(p, aux_k),
         folded=lambda w, passes: replace(threshold_of_zero(w, passes), k=k),
+        clip=CLIP,
         dead_after=dead_after,
     )
 
@@ -43,6 +47,7 @@ def batch_topk(k: int = 32, *, aux: float = 1 / 32, aux_k: int = 256, dead_after
         loss=lambda p: p.squared / p.variance + aux * _auxiliary(p, aux_k),
         folded=_mean_least,
         whole=True,
+        clip=CLIP,
         dead_after=dead_after,
     )
 
@@ -75,6 +80,7 @@ def matryoshka(
         loss=loss,
         folded=_mean_least,
         whole=True,
+        clip=CLIP,
         dead_after=dead_after,
     )
 
