@@ -88,8 +88,8 @@ def test_several_dictionaries_of_one_site_stand_side_by_side(reader, tmp_path):
     result = vs.dictionary_metrics(
         reader, signed("neurons@0", UNITS), others=[str(file)], contexts=2, length=12
     )
-    assert result.scores["active"]["sparse"][0] == pytest.approx(2)
-    assert result.scores["explained"]["sparse"][0] < result.scores["explained"]["dictionary"][0]
+    assert result.scores["active"][str(sparse)][0] == pytest.approx(2)
+    assert result.scores["explained"][str(sparse)][0] < result.scores["explained"]["dictionary"][0]
     elsewhere = SparseDictionary.of_directions("mlp_out@0", torch.eye(16)).save(tmp_path / "elsewhere")
     with pytest.raises(vs.VesaliusError, match="not of its site"):
         vs.dictionary_metrics(reader, sparse, others=[str(elsewhere)])

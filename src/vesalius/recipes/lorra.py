@@ -70,7 +70,7 @@ def lorra(
     with torch.random.fork_rng(
         devices=[]
     ):  # the adapter is drawn by torch's own generator, and so is its dropout
-        torch.manual_seed(seed)
+        torch.random.manual_seed(seed)
         adapter = peft.get_peft_model(module, config)
         edited = Model(module, tokenizer=model.tokenizer, bos=model.bos, architecture=model.architecture)
         trained = [weight for weight in adapter.parameters() if weight.requires_grad]

@@ -58,7 +58,8 @@ def ink_on(shades: "Colormap", norm: "Normalize", value: float) -> str:
 
 def label(text: str, *, everywhere: bool = False) -> str:
     """Words with the whitespace that a reader would miss made visible: at the ends, or everywhere."""
-    shown = text.replace("\n", "↵").replace("\t", "⇥").replace("\r", "␍")
+    shown = text.replace("\n", "↵").replace("\t", "⇥").replace("\r", "⏎")
+    shown = "".join("·" if ord(letter) < 32 else letter for letter in shown)
     if everywhere:
         return shown.replace(" ", "␣")
     core = shown.strip(" ")

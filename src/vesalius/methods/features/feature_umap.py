@@ -202,7 +202,7 @@ def _umap(
         try:
             import umap
         except ImportError:
-            raise VesaliusError("a map needs umap-learn; install vesalius[dictionaries]") from None
+            raise VesaliusError("a map needs umap-learn; install vesalius[umap]") from None
         start = "spectral" if len(directions) > 4 * CLUSTERED else "random"
         made = umap.UMAP(
             n_components=axes, n_neighbors=neighbours, min_dist=min_dist, metric="cosine",
