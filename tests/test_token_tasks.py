@@ -11,6 +11,7 @@ import vesalius as vs
 from vesalius.data.token_classes import CLASSES, first_letters, members
 from vesalius.dictionaries import SparseDictionary
 from vesalius.errors import VesaliusError
+from vesalius.latents.inputs import inputs_of
 from vesalius.latents.token_tasks import subjects_of
 from vesalius.methods.features.absorption import absorption
 from vesalius.methods.features.sparse_probing import sparse_probing
