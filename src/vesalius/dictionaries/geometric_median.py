@@ -9,6 +9,7 @@ def geometric_median(
 ) -> Float[Tensor, " width"]:
     """The point whose summed distance to all rows is least (Weiszfeld 1937).
 
+    >>> import torch
     >>> geometric_median(torch.tensor([[0.0, 0.0], [0.0, 0.0], [9.0, 3.0]])).round(decimals=6).tolist()
     [0.0, 0.0]
     """

@@ -137,7 +137,7 @@ class SparseDictionary:
     def encode(self, acts: Float[Tensor, "*batch width_in"]) -> Float[Tensor, "*batch latent"]:
         """Codes with their zeros."""
         before = self.pre(acts)
-        return before * self._active(before)
+        return before.where(self._active(before), 0.0)
 
     def codes(self, acts: Float[Tensor, "row width_in"]) -> Codes:
         """Codes without their zeros; no more than a part of the rows is ever held with them."""
@@ -229,7 +229,7 @@ class SparseDictionary:
     def _sparse(self, rows: Float[Tensor, "row width_in"]) -> Codes:
         before = self.pre(rows)
         if self.k is None or self.k >= self.latents:
-            return Codes.of(before * (before > self.threshold))
+            return Codes.of(before.where(before > self.threshold, 0.0))
         values, latents = before.topk(self.k, sorted=False)
         active = values > self.threshold[latents]
         starts = torch.cat([active.new_zeros(1, dtype=torch.long), active.sum(1).cumsum(0)])
@@ -240,7 +240,7 @@ class SparseDictionary:
         if self.k is not None:
             return self.encode(acts)[..., index]
         before = self._centred(acts) @ self.W_enc[:, index] + self.b_enc[index]
-        return before * (before > self.threshold[index])
+        return before.where(before > self.threshold[index], 0.0)
 
 
 def rows_of(acts: Float[Tensor, "batch *axes"]) -> Float[Tensor, "row width"]:
