@@ -43,7 +43,7 @@ def test_every_kind_finds_them(seed):
     planted = planted_dictionary(width=64, features=128, density=0.02, seed=seed)
     kinds = [
         "april(1.0)",
-        "gated(0.1)",
+        "gated(1.0)",
         "batch_topk(3)",
         "matryoshka(3)",
         "jump_relu(0.01, threshold=0.05, bandwidth=0.1)",

@@ -59,7 +59,7 @@ def april(l1: float = 5.0) -> Variant:
 
 
 @variant
-def gated(l1: float = 0.01) -> Variant:
+def gated(l1: float = 1.0) -> Variant:
     """A gate decides which latents are active, and a copy of its weights, scaled, how strongly.
 
     Rajamanoharan et al. 2024 (arXiv 2404.16014). With π the gate's activations before its threshold: code = [π > 0] ·
