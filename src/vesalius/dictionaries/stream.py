@@ -25,7 +25,7 @@ class Stream:
 
     def batch(
         self, step: int, *, rank: int = 0, world: int = 1, other: int = 0
-    ) -> list[Float[Tensor, "row width"]]:
+    ) -> list[Float[Tensor, "row _"]]:
         """`other` than 0: rows in another order than those that are learned from."""
         seed = self.seed + 7919 * other
         sites = self.rows.batch(step, self.size // world, seed=seed, rank=rank, world=world)
@@ -36,15 +36,13 @@ class Stream:
         """Batches in which no row comes twice."""
         return len(self.rows) // self.size
 
-    def sample(self) -> list[Float[Tensor, "row width"]]:
+    def sample(self) -> list[Float[Tensor, "row _"]]:
         count = max(1, min(self.epoch, SAMPLE // self.size))
         batches = [self.batch(step) for step in range(count)]
         return [torch.cat(site)[:SAMPLE] for site in zip(*batches)]
 
 
-def joined(
-    sites: Sequence[Float[Tensor, "row width"]], chosen: tuple[int, ...]
-) -> Float[Tensor, "row joined"]:
+def joined(sites: Sequence[Float[Tensor, "row _"]], chosen: tuple[int, ...]) -> Float[Tensor, "row joined"]:
     return sites[chosen[0]] if len(chosen) == 1 else torch.cat([sites[i] for i in chosen], 1)
 
 

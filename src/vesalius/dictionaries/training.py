@@ -76,7 +76,7 @@ class Training:
         if folder is not None and (folder / "state.safetensors").exists():
             self._restore(folder / "state.safetensors")
 
-    def advance(self, sites: Sequence[Float[Tensor, "row width"]]) -> None:
+    def advance(self, sites: Sequence[Float[Tensor, "row _"]]) -> None:
         """One step of learning, on one batch."""
         resampling, step = self.variant.resampling, self.step
         if resampling is not None and step in resampling.at:
@@ -97,7 +97,7 @@ class Training:
             self.window.append(torch.stack([number.detach() for number in numbers]))
         self.step = step + 1
 
-    def forward(self, sites: Sequence[Float[Tensor, "row width"]]) -> Pass:
+    def forward(self, sites: Sequence[Float[Tensor, "row _"]]) -> Pass:
         """Activations to reconstruction."""
         w = self.weights
         with torch.no_grad():

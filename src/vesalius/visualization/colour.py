@@ -32,7 +32,7 @@ def usual(channels: int) -> Float[Tensor, "colour channel"]:
 
 
 def measured(
-    pictures: Iterable[Float[Tensor, "batch channel height width"]],
+    pictures: Iterable[Float[Tensor, "_ channel height width"]],
 ) -> Float[Tensor, "colour channel"]:
     """The matrix of a set of pictures, given in batches: eigenvectors of their colours' covariance, by sd.
 

@@ -101,7 +101,7 @@ def maco(
 
 
 def natural_spectrum(
-    pictures: Iterable[Float[Tensor, "batch colour height width"]], colour: Float[Tensor, "colour channel"]
+    pictures: Iterable[Float[Tensor, "_ colour height width"]], colour: Float[Tensor, "colour channel"]
 ) -> Float[Tensor, "channel row frequency"]:
     """Mean magnitude of every frequency over pictures of one size, in decorrelated colours, for `maco`.
 
