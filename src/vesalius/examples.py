@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from vesalius.access import record
 from vesalius.data.images import Images
 from vesalius.dictionaries import Feature
 from vesalius.errors import VesaliusError
@@ -55,15 +54,7 @@ def activations(
     The networks, a model and its twins, read the same pixels, so that a picture is opened once.
     """
     for numbers, pixels in pictures.batches(models[0].pictures, batch=batch):
-        yield torch.as_tensor(numbers), [value_at(model, site, pixels) for model in models]
-
-
-@torch.no_grad()
-def value_at(model: Model, site: str, pixels: Float[Tensor, "example channel height width"]) -> Tensor:
-    """The value at one site; the forward ends there, so nothing can write into it and it is read without a copy."""
-    with record(model, site, stop=True, gradients=True) as acts:
-        model(pixels.to(device=model.device, dtype=model.dtype))
-    return acts[site]
+        yield torch.as_tensor(numbers), [model.value_at(site, pixels) for model in models]
 
 
 def by_unit(acts: Float[Tensor, "example *axes"]) -> Float[Tensor, "example unit position"]:

@@ -235,7 +235,7 @@ class Model:
         network does not have.
         """
         latent = re.fullmatch(r"(.+)\[(\d+)\]", name) if isinstance(name, str) else None
-        if latent and Path(latent[1]).exists():
+        if latent and ("/" in latent[1] or Path(latent[1]).suffix in (".safetensors", ".npz")):
             name = self.dictionary(latent[1])[int(latent[2])]
         short = re.fullmatch(r"(\S+):(\d+)", name) if isinstance(name, str) else None
         if short:
@@ -266,6 +266,18 @@ class Model:
             )
         sites_of(self, dictionary.site)
         return dictionary
+
+    @torch.no_grad()
+    def value_at(self, site: str, inputs: Tensor) -> Float[Tensor, "example *axes"]:
+        """The value at one site; the forward ends there, so nothing can write into it and it is read without a copy.
+
+        Pixels are brought to the network's own device and precision.
+        """
+        if inputs.is_floating_point():
+            inputs = inputs.to(device=self.device, dtype=self.dtype)
+        with record(self, site, stop=True, gradients=True) as acts:
+            self(inputs)
+        return acts[site]
 
     def site(self, name: str = "") -> str:
         """The canonical address of one site of an image network; its early-middle layer if `name` is empty.

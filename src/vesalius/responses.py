@@ -17,7 +17,7 @@ from vesalius.data.images import Images
 from vesalius.dictionaries import Feature
 from vesalius.dictionaries.feature import channel_axis
 from vesalius.errors import VesaliusError
-from vesalius.examples import by_unit, field_of, value_at
+from vesalius.examples import by_unit, field_of
 from vesalius.method import progress
 from vesalius.model import Model
 from vesalius.store.reducers import Moments, TopExamples
@@ -109,7 +109,7 @@ def answers(
     """The activation of every unit of a site at the window's position, for pictures of the window's size."""
     given = []
     for part in _fitted(pictures, model.pictures.channels).split(batch):
-        value = value_at(model, site, part)
+        value = model.value_at(site, part)
         if value.dim() == 4:
             value = value[:, :, seen.position, seen.position]
         given.append((value.mean(1) if value.dim() == 3 else value).float().cpu())
@@ -127,7 +127,7 @@ def survey(
     columns = first = 0
     field = field_of(model, site)
     for numbers, pixels in progress(pictures.batches(model.pictures, batch=16), f"pictures at {site}"):
-        value = value_at(model, site, pixels)
+        value = model.value_at(site, pixels)
         if feature is not None and feature.read is not None:
             axis = channel_axis(value)
             value = torch.cat([value, feature.value(value).unsqueeze(axis)], axis)

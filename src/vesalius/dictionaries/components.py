@@ -4,23 +4,18 @@ A dictionary of `Components` computes codes = (x − mean) · read and x̂ = mea
 ≥ 0 for which codes · write is nearest to x. `about` says in JSON how they were found.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from vesalius.dictionaries import stored
 from vesalius.dictionaries.feature import Feature
 from vesalius.dictionaries.rows import Rows
 from vesalius.errors import VesaliusError
-from vesalius.files import whole
 
 SWEEPS = 100
 """Of coordinate descent, to the best non-negative codes."""
@@ -76,17 +71,19 @@ class Components:
     @cached_property
     def hash(self) -> str:
         """sha256 over all numbers and the site."""
-        return hashed(self.site, (self.read, self.write, self.mean))
+        return stored.hash_of(self.site, [("", part) for part in (self.read, self.write, self.mean)])
 
     def save(self, file: str | Path) -> Path:
         """Write a .safetensors file, under a temporary name until it is whole."""
+        described = {"site": self.site, "name": self.name, "about": self.about}
         tensors = {"read": self.read, "write": self.write, "mean": self.mean}
-        return written(file, tensors, kind="components", site=self.site, name=self.name, about=self.about)
+        return stored.write(file, "components", described, tensors)
 
     @classmethod
     def load(cls, file: str | Path) -> "Components":
         """Read what `save` wrote. Raises VesaliusError if it is not of this kind."""
-        return cls(**opened(file, "components"))
+        described, tensors = stored.read(file, "components", called="components")
+        return cls(**described, **tensors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,18 +137,18 @@ class Parts:
     @cached_property
     def hash(self) -> str:
         """sha256 over all numbers and the site."""
-        return hashed(self.site, (self.write,))
+        return stored.hash_of(self.site, [("", self.write)])
 
     def save(self, file: str | Path) -> Path:
         """Write a .safetensors file, under a temporary name until it is whole."""
-        return written(
-            file, {"write": self.write}, kind="parts", site=self.site, name=self.name, about=self.about
-        )
+        described = {"site": self.site, "name": self.name, "about": self.about}
+        return stored.write(file, "parts", described, {"write": self.write})
 
     @classmethod
     def load(cls, file: str | Path) -> "Parts":
         """Read what `save` wrote. Raises VesaliusError if it is not of this kind."""
-        return cls(**opened(file, "parts"))
+        described, tensors = stored.read(file, "parts", called="parts")
+        return cls(**described, **tensors)
 
 
 def nonnegative_codes(
@@ -197,35 +194,3 @@ def fitting(acts: Tensor, width: int, site: str) -> Tensor:
             f"activations of {acts.shape[-1]} units were given to a dictionary of {width} at '{site}'"
         )
     return acts
-
-
-def hashed(site: str, tensors: tuple[Tensor, ...]) -> str:
-    digest = hashlib.sha256(site.encode())
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def written(
-    file: str | Path, tensors: dict[str, Tensor], *, kind: str, site: str, name: str, about: dict
-) -> Path:
-    file = Path(file).with_suffix(".safetensors")
-    header = {f"vesalius_{kind}": json.dumps({"site": site, "name": name, "about": about})}
-    with whole(file) as fresh:
-        save_file(
-            {part: tensor.detach().contiguous() for part, tensor in tensors.items()}, fresh, metadata=header
-        )
-    return file
-
-
-def opened(file: str | Path, kind: str) -> dict[str, Any]:
-    """The fields of a dictionary."""
-    try:
-        with safe_open(file, "pt") as found:
-            described = (found.metadata() or {}).get(f"vesalius_{kind}")
-            tensors = {part: found.get_tensor(part) for part in found.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise VesaliusError(f"{file} cannot be read as a dictionary: {error}") from error
-    if described is None:
-        raise VesaliusError(f"{file} is a file of tensors, but not {kind} that Vesalius saved")
-    return {**json.loads(described), **tensors}

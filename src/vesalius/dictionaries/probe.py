@@ -1,6 +1,5 @@
 """A linear probe as a dictionary: a direction for every class of what it was taught to read."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -8,15 +7,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from vesalius.dictionaries import stored
 from vesalius.dictionaries.feature import Feature
 from vesalius.errors import VesaliusError, nearest
-from vesalius.files import whole
-
-KEY = "vesalius_probe"
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,32 +91,19 @@ class ProbeDictionary:
     @cached_property
     def hash(self) -> str:
         """sha256 over all numbers, the site and the classes."""
-        digest = hashlib.sha256(json.dumps([self.site, self.classes]).encode())
-        for tensor in (self.weight, self.bias):
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        said = json.dumps([self.site, self.classes])
+        return stored.hash_of(said, [("", self.weight), ("", self.bias)])
 
     def save(self, file: str | Path) -> Path:
         """Write a .safetensors file, under a temporary name until it is whole."""
-        file = Path(file).with_suffix(".safetensors")
         described = asdict(self)
-        tensors = {part: described.pop(part).detach().contiguous() for part in ("weight", "bias")}
-        with whole(file) as fresh:
-            save_file(tensors, fresh, metadata={KEY: json.dumps(described)})
-        return file
+        tensors = {part: described.pop(part) for part in ("weight", "bias")}
+        return stored.write(file, "probe", described, tensors)
 
     @classmethod
     def load(cls, file: str | Path) -> "ProbeDictionary":
         """Read what `save` wrote. Raises VesaliusError if the file is not a probe of ours."""
-        try:
-            with safe_open(file, "pt") as opened:
-                described = (opened.metadata() or {}).get(KEY)
-                tensors = {part: opened.get_tensor(part) for part in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise VesaliusError(f"{file} cannot be read as a probe: {error}") from error
-        if described is None:
-            raise VesaliusError(f"{file} is a file of tensors, but not a probe that Vesalius saved")
-        fields = json.loads(described)
+        fields, tensors = stored.read(file, "probe", called="a probe")
         return cls(**{**fields, "classes": tuple(fields["classes"])}, **tensors)
 
     def _index(self, name: str | int) -> int:

@@ -12,7 +12,6 @@ The threshold is 0 for a rectifier; JumpReLU (Rajamanoharan et al. 2024, arXiv 2
 2404.16014) and BatchTopK (Bussmann et al. 2024, arXiv 2412.06410) come down to one.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -21,14 +20,12 @@ from pathlib import Path
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from vesalius.dictionaries import stored
 from vesalius.dictionaries.codes import Codes
 from vesalius.dictionaries.feature import Feature
 from vesalius.errors import VesaliusError
-from vesalius.files import whole
 
 CHUNK = 2**24
 """Numbers that the activations before the threshold may take at once."""
@@ -169,28 +166,13 @@ class SparseDictionary:
     @cached_property
     def hash(self) -> str:
         """sha256 over all numbers, the sites and `k`."""
-        digest = hashlib.sha256(json.dumps([self.site, self.source, self.k]).encode())
-        for part, tensor in self._tensors().items():
-            digest.update(
-                part.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-            )
-        return digest.hexdigest()
+        return stored.hash_of(json.dumps([self.site, self.source, self.k]), self._tensors().items())
 
     def save(self, file: str | Path) -> Path:
         """Write a .safetensors file, under a temporary name until it is whole; `about` goes with it."""
-        file = Path(file).with_suffix(".safetensors")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        described = {
-            "site": self.site,
-            "source": self.source,
-            "k": self.k,
-            "name": self.name,
-            "about": self.about,
-        }
-        tensors = {part: tensor.detach().contiguous() for part, tensor in self._tensors().items()}
-        with whole(file) as fresh:
-            save_file(tensors, fresh, metadata={"vesalius_dictionary": json.dumps(described)})
-        return file
+        named = ("site", "source", "k", "name", "about")
+        described = {name: getattr(self, name) for name in named}
+        return stored.write(file, "dictionary", described, self._tensors())
 
     @classmethod
     def load(cls, file: str | Path) -> "SparseDictionary":
@@ -198,18 +180,11 @@ class SparseDictionary:
 
         Raises VesaliusError if the file is not a dictionary of ours.
         """
-        try:
-            with safe_open(file, "pt") as opened:
-                described = (opened.metadata() or {}).get("vesalius_dictionary")
-                tensors = {part: opened.get_tensor(part) for part in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise VesaliusError(f"{file} cannot be read as a dictionary: {error}") from error
-        if described is None:
-            raise VesaliusError(f"{file} is a file of tensors, but not a dictionary that Vesalius saved")
+        described, tensors = stored.read(file, "dictionary", called="a dictionary")
         single = {
             p: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for p, t in tensors.items()
         }
-        return cls(**json.loads(described), **single)
+        return cls(**described, **single)
 
     def _tensors(self) -> dict[str, Tensor]:
         named = {part.name: getattr(self, part.name) for part in fields(self)}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vesalius.access import intervene
 from vesalius.dictionaries import Dictionary
-from vesalius.latents.inputs import Inputs, coded, reads, value_at
+from vesalius.latents.inputs import Inputs, coded, reads
 from vesalius.metrics import token_losses
 from vesalius.model import Model
 from vesalius.site import Site
@@ -86,7 +86,7 @@ def _last(
         if not len(entries):
             continue
         ids = inputs.ids[contexts]
-        stream = value_at(model, f"resid_post@{model.n_layers - 1}", ids.to(model.device)).float().cpu()
+        stream = model.value_at(f"resid_post@{model.n_layers - 1}", ids.to(model.device)).float().cpu()
         before = -token_losses(unembedded(model, stream), ids)
         context, place = examples[entries] - contexts[0], places[entries]
         known = (place >= 1) & (place < ids.shape[1])
@@ -120,7 +120,7 @@ def _whole(
         if "causal" in model.kinds:  # what comes later changes nothing
             ids = ids[:, : int(places[entries, -1].max()) + 1]
         given = ids.to(model.device)
-        acts = value_at(model, reads(dictionary), given)
+        acts = model.value_at(reads(dictionary), given)
         codes = coded(dictionary, acts.flatten(0, 1))
         fires = (
             codes.latents == latents[entries].to(codes.latents).repeat_interleave(ids.shape[1])[codes.rows]

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vesalius.access import Edit, record
+from vesalius.access import Edit
 from vesalius.data.images import Images, open_images
 from vesalius.data.text import sample_rows
 from vesalius.dictionaries import Dictionary
@@ -149,7 +149,7 @@ def activations_of(model: Model, site: str, inputs: Inputs, *, batch: int = 16) 
             f"'{site}' has a value for each head; a dictionary reads rows, as of 'attn_out@0'"
         )
     for part in inputs.batches(model, batch=batch):
-        yield rows_at(value_at(model, site, part.inputs), part)
+        yield rows_at(model.value_at(site, part.inputs), part)
 
 
 def codes_of(model: Model, dictionary: Dictionary, inputs: Inputs, *, batch: int = 16) -> Iterator[Coded]:
@@ -181,14 +181,6 @@ def named_latents(given: list[int] | None, activity: Activity, *, usual: int) ->
     if wrong or not given:
         raise VesaliusError(f"latents {wrong or given} were asked for; this dictionary has 0 to {width - 1}")
     return list(given)
-
-
-@torch.no_grad()
-def value_at(model: Model, site: str, inputs: Tensor) -> Float[Tensor, "example *axes"]:
-    """The value at one site; the forward ends there, so nothing can write into it and it is read without a copy."""
-    with record(model, site, stop=True, gradients=True) as acts:
-        model(inputs)
-    return acts[site]
 
 
 def rows_at(value: Float[Tensor, "example *axes"], batch: Batch) -> Rows:

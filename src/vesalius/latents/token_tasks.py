@@ -41,6 +41,12 @@ class Subjects:
     def __len__(self) -> int:
         return len(self.found)
 
+    def require(self, ablated: int) -> None:
+        """Raise VesaliusError if there are not so many latents to take away."""
+        latents = self.found[0].codes.width
+        if not 1 <= ablated <= latents:
+            raise VesaliusError(f"{ablated} latents to take away were given; there are {latents}")
+
     @property
     def tokens(self) -> Int[Tensor, " row"]:
         return self.found[0].tokens

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vesalius.dictionaries import Dictionary, SparseDictionary
 from vesalius.dictionaries.components import Components, Parts
-from vesalius.dictionaries.probe import KEY, ProbeDictionary
+from vesalius.dictionaries.probe import ProbeDictionary
 from vesalius.formats.dictionaries.tensors import header
 
 NAME = "dictionary.safetensors"
@@ -14,7 +14,7 @@ KINDS = {
     "vesalius_dictionary": SparseDictionary,
     "vesalius_components": Components,
     "vesalius_parts": Parts,
-    KEY: ProbeDictionary,
+    "vesalius_probe": ProbeDictionary,
 }
 """What the header says."""
 

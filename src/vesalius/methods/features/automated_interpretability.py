@@ -32,7 +32,7 @@ from vesalius.formats.zoo import cache_folder
 from vesalius.interpreters import Explained, Interpreter, Nonsense, Snippet, Unreachable, interpreter_of
 from vesalius.interpreters.layout import Layout, layout_of, snippets_of
 from vesalius.interpreters.scores import SCORES, SHOWN, named, scores_of
-from vesalius.latents.inputs import Inputs, inputs_of, reads
+from vesalius.latents.inputs import Inputs, inputs_of, reads, written
 from vesalius.latents.token_codes import token_codes
 from vesalius.latents.token_tasks import untrained
 from vesalius.method import method, progress
@@ -381,18 +381,11 @@ def _effects(
     """Logits per unit of each latent; None where the way to the logits is not known."""
     if not latents or not model.has("W_U"):
         return None
-    written = torch.stack([_written(dictionary, latent) for latent in latents])
+    directions = torch.stack([written(dictionary, latent) for latent in latents])
     try:
-        return logit_weights(model, dictionary.site, written).float().cpu()
+        return logit_weights(model, dictionary.site, directions).float().cpu()
     except VesaliusError:  # it says so of a site in the middle of the network
         return None
-
-
-def _written(dictionary: Dictionary, latent: int) -> Float[Tensor, " width"]:
-    feature = dictionary[latent]
-    direction = feature.write if feature.write is not None else feature.read
-    assert direction is not None
-    return direction
 
 
 def _dealt_anew(shown: Explained, vocabulary: list[str], generator: torch.Generator) -> Explained:

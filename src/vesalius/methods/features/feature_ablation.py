@@ -29,7 +29,6 @@ from vesalius.latents.inputs import (
     named_latents,
     random_directions,
     reads,
-    value_at,
     written,
 )
 from vesalius.method import method, progress
@@ -160,7 +159,7 @@ def feature_ablation(
         kept = strongest.indices[strongest.values > 0]
         ids, counts = inputs.ids[kept], inputs.counts[kept]
         along = written(dictionary, latent)
-        values = dictionary[latent].value(value_at(model, reads(dictionary), ids)).float().cpu() * counts
+        values = dictionary[latent].value(model.value_at(reads(dictionary), ids)).float().cpu() * counts
         before = token_losses(model.logits(ids).float(), ids.to(model.device))
         own = _effects(model, ids, moved(dictionary, latent, torch.zeros_like, counts=counts), before)
         others = random_directions(along, directions, seed=seed + 1 + latent)

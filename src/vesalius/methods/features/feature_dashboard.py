@@ -29,7 +29,7 @@ from vesalius.figures import Figure
 from vesalius.latents.ablation import ablation_effects
 from vesalius.latents.co_moments import CoMoments
 from vesalius.latents.examples import LatentExamples, Picked
-from vesalius.latents.inputs import Inputs, activations_of, coded, inputs_of, reads, value_at
+from vesalius.latents.inputs import Inputs, activations_of, coded, inputs_of, reads
 from vesalius.method import method, progress
 from vesalius.metrics import bootstrap
 from vesalius.model import Model
@@ -186,7 +186,7 @@ def feature_dashboard(
     )
     kept, chosen, picked = stream.examples, stream.chosen, stream.examples.picked()
 
-    width = value_at(model, dictionary.site, next(inputs.batches(model, batch=1)).inputs)
+    width = model.value_at(dictionary.site, next(inputs.batches(model, batch=1)).inputs)
     width = width.shape[1] if width.dim() == 4 else width.shape[-1]
     directions = torch.stack([dictionary[i].written(width) for i in chosen.tolist()]).float().cpu()
     logits = _logits(model, dictionary.site, directions)

@@ -25,7 +25,7 @@ from vesalius import figures
 from vesalius.dictionaries import Codes, Dictionary
 from vesalius.errors import VesaliusError
 from vesalius.figures import Figure
-from vesalius.latents.inputs import Batch, Inputs, coded, inputs_of, reads, rows_at, value_at
+from vesalius.latents.inputs import Batch, Inputs, coded, inputs_of, reads, rows_at
 from vesalius.latents.text_proxies import USUAL, kind_name, text_proxies
 from vesalius.method import method, progress
 from vesalius.metrics import family_wise, percentiles, resampled
@@ -207,11 +207,11 @@ def feature_proxies(
 
     def latents_of(reader: Model) -> _Coder:
         return lambda part: coded(
-            dictionary, rows_at(value_at(reader, reads(dictionary), part.inputs), part).rows
+            dictionary, rows_at(reader.value_at(reads(dictionary), part.inputs), part).rows
         )
 
     def neurons(part: Batch) -> Codes:
-        return Codes.of(rows_at(value_at(model, dictionary.site, part.inputs), part).rows.float())
+        return Codes.of(rows_at(model.value_at(dictionary.site, part.inputs), part).rows.float())
 
     coders = [latents_of(model), neurons]
     coders += [latents_of(model.random_twin(seed + 1 + number)) for number in range(twins)]

@@ -24,7 +24,7 @@ from torch import Tensor
 from vesalius import figures
 from vesalius.data.images import Images, open_images
 from vesalius.dictionaries import Feature
-from vesalius.examples import activations, before_nonlinearity, of_feature, value_at
+from vesalius.examples import activations, before_nonlinearity, of_feature
 from vesalius.figures import Figure
 from vesalius.method import method, progress
 from vesalius.metrics import bootstrap, family_wise, wilson
@@ -250,7 +250,7 @@ class _Scale:
     def responses(self, images: Pictures, *, largest: bool = True) -> Float[Tensor, "picture feature"]:
         """The largest (or smallest) value of each feature anywhere in each picture, in standard deviations."""
         site = self.features[0].site
-        values = _values(self.features, value_at(self.model, site, images.float() / 255))
+        values = _values(self.features, self.model.value_at(site, images.float() / 255))
         return self.standardised(values.amax(2) if largest else values.amin(2))
 
     def standardised(self, values: Float[Tensor, "picture feature"]) -> Float[Tensor, "picture feature"]:

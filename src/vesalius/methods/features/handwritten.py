@@ -28,7 +28,6 @@ from vesalius.data.images import Images, open_images
 from vesalius.dictionaries import Feature
 from vesalius.drawn_curves import drawn_curves, elsewhere, nearest
 from vesalius.errors import VesaliusError
-from vesalius.examples import value_at
 from vesalius.figures import Figure
 from vesalius.method import method, progress
 from vesalius.metrics import family_wise
@@ -339,7 +338,7 @@ def _units(written: Model, layer: str) -> list[Unit]:
 
 
 def _held(model: Model, site: str, units: list[int], pixels: Tensor, ablation: str) -> Float[Tensor, " unit"]:
-    return value_at(model, site, pixels)[:, units].mean((0, 2, 3)) * (ablation == "mean")
+    return model.value_at(site, pixels)[:, units].mean((0, 2, 3)) * (ablation == "mean")
 
 
 def _metric(metric: str, original: Tensor, labels: Tensor | None) -> str:

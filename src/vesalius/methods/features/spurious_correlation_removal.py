@@ -114,10 +114,7 @@ def spurious_correlation_removal(
     """
     inputs = inputs_of(model, text=text, contexts=contexts, length=length, seed=seed)
     subjects = subjects_of(model, dictionary, inputs, twins=twins, seed=seed)
-    if not 1 <= ablated <= subjects.found[0].codes.width:
-        raise VesaliusError(
-            f"{ablated} latents to take away were given; there are {subjects.found[0].codes.width}"
-        )
+    subjects.require(ablated)
     tasks = subjects.tasks(least=2 * least)
     pairs = _pairs(subjects, tasks, n_pairs, least)
     hits, latents = [], []

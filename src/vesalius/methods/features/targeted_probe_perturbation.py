@@ -103,10 +103,7 @@ def targeted_probe_perturbation(
     """
     inputs = inputs_of(model, text=text, contexts=contexts, length=length, seed=seed)
     subjects = subjects_of(model, dictionary, inputs, twins=twins, seed=seed)
-    if not 1 <= ablated <= subjects.found[0].codes.width:
-        raise VesaliusError(
-            f"{ablated} latents to take away were given; there are {subjects.found[0].codes.width}"
-        )
+    subjects.require(ablated)
     tasks = subjects.tasks(least=least)
     if len(tasks) < 2:
         raise VesaliusError(f"the text gives one class only, {', '.join(tasks)}; give more text")

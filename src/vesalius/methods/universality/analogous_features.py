@@ -26,7 +26,7 @@ from vesalius import figures
 from vesalius.data.images import Images, open_images
 from vesalius.dictionaries import Feature
 from vesalius.errors import Inapplicable, VesaliusError
-from vesalius.examples import by_unit, value_at
+from vesalius.examples import by_unit
 from vesalius.figures import Figure
 from vesalius.matches import FAMILIES, GRID, best_matches, chance, over_pictures, over_stimuli, spans
 from vesalius.method import method, progress
@@ -345,7 +345,7 @@ def _by_picture(
         pixels = interpolate(picture[None].float() / 255, size=(size, size), mode="bicubic", antialias=True)
         if model.pictures.channels == 1:
             pixels = pixels.mean(1, keepdim=True)
-        value = value_at(model, feature.site, pixels.clamp(0, 1))
+        value = model.value_at(feature.site, pixels.clamp(0, 1))
         level, spread = mean[columns[feature.site]], sd[columns[feature.site]]
         raised = by_unit(value.float().cpu())[0].amax(-1) - level
         raised = torch.where(spread > 0, raised / spread, 0.0)
