@@ -14,7 +14,7 @@ memory does not grow with the number of contexts:
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -204,6 +204,14 @@ def coded(dictionary: Dictionary, rows: Float[Tensor, "row width"]) -> Codes:
     )
 
 
+def firing(dictionary: Dictionary, rows: Float[Tensor, "row width"]) -> Codes:
+    """The codes above 0; negative ones, which components may have, do not fire."""
+    codes = coded(dictionary, rows)
+    kept = codes.values > 0
+    starts = torch.nn.functional.pad(kept.cumsum(0), (1, 0))[codes.starts]
+    return Codes(starts, codes.latents[kept], codes.values[kept].float(), codes.width)
+
+
 def reads(dictionary: Dictionary) -> str:
     """The site whose activations a dictionary encodes: another than it writes to, of a transcoder."""
     return dictionary.reads if isinstance(dictionary, SparseDictionary) else dictionary.site
@@ -282,6 +290,18 @@ def random_directions(
     """Controls: directions drawn at random, as long as the given one."""
     drawn = torch.randn(n, len(along), generator=torch.Generator().manual_seed(seed))
     return (drawn / drawn.norm(dim=1, keepdim=True) * along.float().norm().cpu()).to(along.device)
+
+
+def random_dictionary(
+    dictionary: Dictionary, rows: Float[Tensor, "row width"], *, seed: int
+) -> SparseDictionary:
+    """A control: random directions about the mean of `rows`, as many as a dictionary has and as many active."""
+    codes = firing(dictionary, rows)
+    active = max(1, round(len(codes.values) / len(codes)))
+    drawn = torch.randn(codes.width, rows.shape[1], generator=torch.Generator().manual_seed(seed))
+    directions = torch.nn.functional.normalize(drawn)
+    made = SparseDictionary.of_directions(reads(dictionary), directions, k=active, name="random")
+    return replace(made, b_in=rows.mean(0))
 
 
 def where(counts: Bool[Tensor, "example position"] | None, edit: Edit) -> Edit:

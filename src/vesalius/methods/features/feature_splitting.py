@@ -3,21 +3,24 @@
 Bricken et al. 2023 (Towards Monosemanticity, transformer-circuits.pub/2023/monosemantic-features). In dictionaries of
 growing size of one site:
 
-1. a latent of the smaller and one of the next larger are joined if they fire alike: the cosine of their values over
-   the tokens where one of them fires, for either one, exceeds 0.4 in the larger of both ways of choosing;
+1. a latent of the larger has for its parent the one of the next smaller that fires most like it, if the cosine of
+   their values over the tokens where one of them fires, the larger for either one, exceeds 0.4, and what all but 1% of
+   the latents of random dictionaries reach: where the smaller one's latents fire often, 0.4 is no more than chance;
 2. the number of children of each latent, and the share of latents of the larger dictionary that have a parent;
 3. the tokens at which most of a latent's activation lies: how many latents each size spends on one token.
 
-Latents that fire in too few rows are left out, since any two of them can agree by chance. Controls: random-init twins
-of the network through the same dictionaries, and the larger one's values at other contexts.
+Latents that fire in too few rows are left out, since any two of them can agree by chance. Controls: random
+dictionaries in the place of the larger one, as large and as sparse, and its own values at other contexts. (A twin of
+the network is none: latents of like directions fire alike in any network.)
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vesalius import figures
@@ -26,14 +29,16 @@ from vesalius.dictionaries.codes import Codes
 from vesalius.errors import Inapplicable, VesaliusError
 from vesalius.figures import Figure
 from vesalius.latents.co_moments import CoFiring
-from vesalius.latents.inputs import Inputs, activations_of, coded, inputs_of, reads
-from vesalius.method import method, progress
+from vesalius.latents.inputs import activations_of, coded, firing, inputs_of, random_dictionary, reads
+from vesalius.method import method
 from vesalius.metrics import family_wise, wilson
 from vesalius.model import Model
 from vesalius.result import Headline, Result
 
 MAIN = 0.5
 """The share of a latent's activation that its main token has at least."""
+CHANCE = 0.01
+"""The share of latents of random dictionaries that has a parent, by what a parent is."""
 DRAWN = 24
 """Latents of the smallest dictionary in the picture of the graph, at most."""
 
@@ -45,6 +50,8 @@ class FeatureSplitting(Result):
     sizes: list
     used: list
     """How many latents of each fired often enough."""
+    floors: list
+    """Of each pair, the cosine above which a parent is one."""
     edges: list
     """Of each pair, `pairs` [edge, 2] of parent and child and their `cosines`."""
     children: list
@@ -53,21 +60,21 @@ class FeatureSplitting(Result):
     """Of each pair, how many used latents of the larger have a parent."""
     shifted: list
     """The same with values at other contexts."""
-    twins: Float[Tensor, "twin pair"]
-    """The same, as shares, of random-init twins."""
+    random: Float[Tensor, "draw pair"]
+    """The same, as shares, of random dictionaries in the place of the larger."""
     tokens: list
     """`[token, latents of each size that are mainly on it]`, those that split most first."""
     choices: dict
 
     def headlines(self) -> list[Headline]:
         rows = []
-        for number, (parented, sizes) in enumerate(zip(self.parented, zip(self.sizes, self.sizes[1:]))):
+        for number, (parented, sizes) in enumerate(zip(self.parented, pairwise(self.sizes))):
             used = self.used[number + 1]
             if not used:
                 continue
             low, high = wilson(parented, used, confidence=0.99)
             shifted = self.shifted[number] / used
-            chance = max(family_wise(self.twins[:, number]), shifted)
+            chance = max(family_wise(self.random[:, number]), shifted)
             mean = self.children[number].float().mean().item() if len(self.children[number]) else 0.0
             rows.append(
                 Headline(
@@ -76,7 +83,7 @@ class FeatureSplitting(Result):
                     min(chance, 1.0),
                     (low, high),
                     low > chance,
-                    f"{mean:.2f} children each; control: random-init twins; {shifted:.2f} at other contexts",
+                    f"{mean:.2f} children each, above {self.floors[number]:.2f}; control: random dictionaries",
                 )
             )
         if not rows:
@@ -156,14 +163,15 @@ def feature_splitting(
     length: int = 128,
     threshold: float = 0.4,
     least: int = 10,
-    twins: int = 3,
+    draws: int = 3,
     seed: int = 0,
 ) -> FeatureSplitting:
     """Which latents of larger dictionaries descend from which of smaller ones, by what they fire for.
 
     `others` are dictionaries of the same site and of other sizes; `text` is what is read (None: the held-out sample).
-    Latents that fire in fewer than `least` rows are left out, and two are joined above `threshold`. Splitting is
-    evident if more of the larger dictionary's latents have a parent than on random-init twins of the network.
+    Latents that fire in fewer than `least` rows are left out, and a parent is one above `threshold`. Splitting is
+    evident if more of the larger dictionary's latents have a parent than of `draws` random ones, or of its own values
+    at other contexts.
     """
     if not others:
         raise Inapplicable("it compares dictionaries of several sizes; name the others")
@@ -175,101 +183,111 @@ def feature_splitting(
     inputs = inputs_of(
         model, text=text, images=images, contexts=contexts, n_images=n_images, length=length, seed=seed
     )
-    seen = _Firing(model, opened, inputs)
-    drawn = [
-        _Firing(model.random_twin(seed + 1 + n), opened, inputs) for n in progress(range(twins), "twins")
+    sample = next(activations_of(model, reads(dictionary), inputs)).rows.float().cpu()
+    widths = [coded(one, sample[:1]).width for one in opened]
+    sizes, opened = zip(*sorted(zip(widths, opened), key=itemgetter(0)))
+    random = [
+        [random_dictionary(one, sample, seed=seed + 7919 + draw) for one in opened[1:]]
+        for draw in range(draws)
     ]
-    edges = [seen.edges(pair, threshold, least) for pair in range(len(others))]
-    tokens = [] if inputs.ids is None else seen.tokens(model, least)
+    found, elsewhere, *chance = ([_Pair(*pair) for pair in pairwise(sizes)] for _ in range(2 + draws))
+    tokens = [_Tokens(inputs.ids) for _ in sizes if inputs.ids is not None]
+    for examples, positions, rows in activations_of(model, reads(dictionary), inputs):
+        rows = rows.float().cpu()
+        codes = [firing(one, rows) for one in opened]
+        rolled = [firing(one, rows.roll(len(rows) // 2, 0)) for one in opened[1:]]
+        larger = codes[1:], rolled, *([firing(one, rows) for one in ones] for ones in random)
+        for pairs, coded_by in zip((found, elsewhere, *chance), larger):
+            for pair, first, second in zip(pairs, codes, coded_by):
+                pair.add(first, second)
+        for one, seen in zip(codes, tokens):
+            seen.add(examples, positions, one)
+    used = [pair.used(least) for pair in found]
+    reached = [
+        torch.cat([torch.zeros(1), *(pair.best(least)[2] for pair in pairs)]) for pairs in zip(*chance)
+    ]
+    floors = [max(threshold, cosines.quantile(1 - CHANCE).item()) for cosines in reached]
+    edges = [pair.edges(floor, least) for pair, floor in zip(found, floors)]
     return FeatureSplitting(
-        sizes=seen.sizes,
-        used=[int((counts >= least).sum()) for counts in seen.counts],
+        sizes=list(sizes),
+        used=[int(used[0][0].sum()), *(int(larger.sum()) for _, larger in used)],
+        floors=floors,
         edges=edges,
         children=[
-            part["pairs"][:, 0].bincount(minlength=len(counts))[counts >= least]
-            for part, counts in zip(edges, seen.counts)
+            part["pairs"][:, 0].bincount(minlength=len(smaller))[smaller]
+            for part, (smaller, _) in zip(edges, used)
         ],
-        parented=[len(part["pairs"][:, 1].unique()) for part in edges],
-        shifted=[
-            len(seen.edges(pair, threshold, least, shifted=True)["pairs"][:, 1].unique())
-            for pair in range(len(others))
-        ],
-        twins=torch.stack([twin.shares(threshold, least) for twin in drawn]),
-        tokens=tokens,
+        parented=[len(part["pairs"]) for part in edges],
+        shifted=[len(pair.edges(floor, least)["pairs"]) for pair, floor in zip(elsewhere, floors)],
+        random=torch.tensor(
+            [[pair.share(floor, least) for pair, floor in zip(pairs, floors)] for pairs in chance]
+        ),
+        tokens=_tokens(model, tokens, [used[0][0], *(larger for _, larger in used)]) if tokens else [],
         choices={
             "data": inputs.described,
-            "edge": f"Joined above a cosine of {threshold} where one of two fires; {least} rows at least.",
+            "edge": f"The best parent, above a cosine of {threshold} and of random ones; {least} rows at least.",
         },
     )
 
 
-class _Firing:
-    """What dictionaries, sorted by size, do on one stream."""
+class _Pair:
+    """How the latents of two dictionaries fire together."""
 
-    def __init__(self, model: Model, dictionaries: Sequence[Dictionary], inputs: Inputs) -> None:
-        first = next(activations_of(model, reads(dictionaries[0]), inputs, batch=1)).rows.float().cpu()
-        widths = [coded(one, first).width for one in dictionaries]
-        self.dictionaries = [dictionaries[i] for i in sorted(range(len(widths)), key=widths.__getitem__)]
-        self.sizes = sorted(widths)
-        self.counts = [torch.zeros(size, dtype=torch.long) for size in self.sizes]
-        pairs = list(zip(self.sizes, self.sizes[1:]))
-        self.firing, self.shifted = ([CoFiring(*sizes) for sizes in pairs] for _ in range(2))
-        self.masses: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.sizes]
-        self.d_vocab = 0 if inputs.ids is None else int(inputs.ids.max()) + 1
-        for examples, positions, rows in activations_of(model, reads(self.dictionaries[0]), inputs):
-            rows = rows.float().cpu()
-            codes = [_rectified(one, rows) for one in self.dictionaries]
-            rolled = [_rectified(one, rows.roll(len(rows) // 2, 0)) for one in self.dictionaries[1:]]
-            for pair in range(len(pairs)):
-                self.firing[pair].add(codes[pair], codes[pair + 1])
-                self.shifted[pair].add(codes[pair], rolled[pair])
-            for number, one in enumerate(codes):
-                self.counts[number] += one.latents.bincount(minlength=one.width)
-                if inputs.ids is not None:
-                    here = inputs.ids[examples, positions][one.rows]
-                    self.masses[number] = [
-                        _summed([*self.masses[number], (one.latents * self.d_vocab + here, one.values)])
-                    ]
+    def __init__(self, smaller: int, larger: int) -> None:
+        self.firing = CoFiring(smaller, larger)
+        self.counts = [torch.zeros(size, dtype=torch.long) for size in (smaller, larger)]
 
-    def edges(self, pair: int, threshold: float, least: int, *, shifted: bool = False) -> dict[str, Tensor]:
-        cosines = (self.shifted if shifted else self.firing)[pair].cosines()
-        cosines[self.counts[pair] < least] = 0
-        cosines[:, self.counts[pair + 1] < least] = 0
-        pairs = (cosines > threshold).nonzero()
-        return {"pairs": pairs, "cosines": cosines[pairs[:, 0], pairs[:, 1]]}
+    def add(self, *codes: Codes) -> None:
+        self.firing.add(*codes)
+        for count, one in zip(self.counts, codes):
+            count += one.latents.bincount(minlength=one.width)
 
-    def shares(self, threshold: float, least: int) -> Float[Tensor, " pair"]:
-        """How many used latents of the larger dictionary have a parent."""
-        parented = [
-            len(self.edges(pair, threshold, least)["pairs"][:, 1].unique())
-            for pair in range(len(self.firing))
-        ]
-        used = [max(int((counts >= least).sum()), 1) for counts in self.counts[1:]]
-        return torch.tensor(parented) / torch.tensor(used)
+    def used(self, least: int) -> tuple[Bool[Tensor, " smaller"], Bool[Tensor, " larger"]]:
+        return self.counts[0] >= least, self.counts[1] >= least
 
-    def tokens(self, model: Model, least: int) -> list[list]:
-        """For each token, how many latents of each size have most of their activation there."""
-        main = torch.zeros(len(self.sizes), self.d_vocab, dtype=torch.long)
-        for number, ((keys, masses),) in enumerate(self.masses):
-            latents, tokens = keys // self.d_vocab, keys % self.d_vocab
-            total = torch.zeros(self.sizes[number]).index_add(0, latents, masses)
-            chosen = (masses > MAIN * total[latents]) & (self.counts[number][latents] >= least)
-            main[number] = tokens[chosen].bincount(minlength=self.d_vocab)
-        order = main[-1].argsort(descending=True, stable=True)
-        order = order[main[-1][order] > 0].tolist()
-        return [[word, *main[:, token].tolist()] for word, token in zip(model.strings(order), order)]
+    def best(
+        self, least: int
+    ) -> tuple[Int[Tensor, " child"], Int[Tensor, " child"], Float[Tensor, " child"]]:
+        """The used latents of the larger, which of the smaller fires most like each, and how much."""
+        smaller, larger = self.used(least)
+        best, parents = self.firing.cosines().where(smaller[:, None], 0).max(0)
+        children = larger.nonzero()[:, 0]
+        return children, parents[children], best[children]
+
+    def edges(self, floor: float, least: int) -> dict[str, Tensor]:
+        children, parents, cosines = self.best(least)
+        kept = cosines > floor
+        return {"pairs": torch.stack([parents[kept], children[kept]], 1), "cosines": cosines[kept]}
+
+    def share(self, floor: float, least: int) -> float:
+        """How many used latents of the larger have a parent."""
+        return len(self.edges(floor, least)["pairs"]) / max(int(self.used(least)[1].sum()), 1)
 
 
-def _rectified(dictionary: Dictionary, rows: Float[Tensor, "row width"]) -> Codes:
-    codes = coded(dictionary, rows)
-    kept = codes.values > 0
-    counts = codes.rows[kept].bincount(minlength=len(codes))
-    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return Codes(starts, codes.latents[kept], codes.values[kept].float(), codes.width)
+class _Tokens:
+    """How much of the activation of each latent lies on which token."""
+
+    def __init__(self, ids: Int[Tensor, "example position"]) -> None:
+        self.ids, self.d_vocab = ids, int(ids.max()) + 1
+        self.keys, self.masses = torch.zeros(0, dtype=torch.long), torch.zeros(0)
+
+    def add(self, examples: Int[Tensor, " row"], positions: Int[Tensor, " row"], codes: Codes) -> None:
+        keys = codes.latents * self.d_vocab + self.ids[examples, positions][codes.rows]
+        self.keys, which = torch.cat([self.keys, keys]).unique(return_inverse=True)
+        masses = torch.cat([self.masses, codes.values])
+        self.masses = masses.new_zeros(len(self.keys)).index_add(0, which, masses)
+
+    def mainly(self, used: Bool[Tensor, " latent"]) -> Int[Tensor, " token"]:
+        """For each token, how many latents have most of their activation there."""
+        latents, tokens = self.keys // self.d_vocab, self.keys % self.d_vocab
+        total = torch.zeros(len(used)).index_add(0, latents, self.masses)
+        chosen = (self.masses > MAIN * total[latents]) & used[latents]
+        return tokens[chosen].bincount(minlength=self.d_vocab)
 
 
-def _summed(parts: list[tuple[Tensor, Tensor]]) -> tuple[Int[Tensor, " key"], Float[Tensor, " key"]]:
-    """Values of the same key added up."""
-    keys, which = torch.cat([keys for keys, _ in parts]).unique(return_inverse=True)
-    values = torch.cat([values for _, values in parts])
-    return keys, values.new_zeros(len(keys)).index_add(0, which, values)
+def _tokens(model: Model, seen: list[_Tokens], used: list[Bool[Tensor, " _"]]) -> list[list]:
+    """The tokens that are the main one of a latent of the largest, and of how many of each size."""
+    main = torch.stack([tokens.mainly(which) for tokens, which in zip(seen, used)])
+    order = main[-1].argsort(descending=True, stable=True)
+    order = order[main[-1][order] > 0].tolist()
+    return [[word, *main[:, token].tolist()] for word, token in zip(model.strings(order), order)]

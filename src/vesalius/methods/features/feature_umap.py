@@ -4,8 +4,9 @@ Bricken et al. 2023 (Towards Monosemanticity, transformer-circuits.pub/2023/mono
 2018, arXiv 1802.03426) by cosine lays the decoder directions of one or several dictionaries out in the plane; HDBSCAN
 (Campello et al. 2013) finds clusters in ten dimensions of the same; a third, of one dimension, gives lists an order.
 
-A map of anything has clumps. Control: as many random directions of the same covariance, laid out in the same way; and
-what is claimed is claimed of the directions themselves, how near the nearest other one is.
+A map of anything has clumps, and HDBSCAN finds as many in noise. Control: as many random directions of the same
+covariance, laid out in the same way; and what is claimed is claimed of the directions themselves, how near the nearest
+other one is, and how much nearer one's own cluster is than the next.
 """
 
 import warnings
@@ -50,6 +51,8 @@ class FeatureUmap(Result):
     """Cosine with the nearest other direction."""
     random_nearest: Float[Tensor, " latent"]
     random_clusters: Int[Tensor, " latent"]
+    silhouettes: list
+    """How much nearer what is in a cluster is to it than to the next one, from −1 to 1; and of random ones."""
     agreement: list
     """The share of directions whose nearest neighbour favours the same tokens most; and of random ones."""
     labels: list
@@ -78,6 +81,7 @@ class FeatureUmap(Result):
                 (self.clusters >= 0).float().mean().item(),
                 (self.random_clusters >= 0).float().mean().item(),
             ),
+            Headline("silhouette of the clusters, by the directions themselves", *self.silhouettes),
         ]
         if self.agreement:
             claim = "share whose nearest direction favours the same tokens"
@@ -143,6 +147,7 @@ def feature_umap(
     labels, agreement = _named(
         model, dictionary.site, [(directions, nearest[1]), (random, random_nearest[1])]
     )
+    clusters, random_clusters = (_clusters(some, neighbours, seed) for some in (directions, random))
     line = _umap(directions, 1, neighbours, 0.1, seed)[:, 0]
     return FeatureUmap(
         site=dictionary.site,
@@ -150,10 +155,11 @@ def feature_umap(
         latents=torch.cat([torch.arange(len(part)) for part in parts]),
         places=_umap(directions, 2, neighbours, min_dist, seed),
         order=line.argsort().argsort(),
-        clusters=_clusters(directions, neighbours, seed),
+        clusters=clusters,
         nearest=nearest[0],
         random_nearest=random_nearest[0],
-        random_clusters=_clusters(random, neighbours, seed),
+        random_clusters=random_clusters,
+        silhouettes=[_silhouette(directions, clusters), _silhouette(random, random_clusters)],
         agreement=agreement,
         labels=labels,
         sizes=[len(part) for part in parts],
@@ -219,6 +225,16 @@ def _clusters(
     places = _umap(directions, CLUSTERED, neighbours, 0.1, seed).numpy()
     found = HDBSCAN(min_cluster_size=CLUSTER, copy=True)  # pyright: ignore[reportArgumentType]
     return torch.from_numpy(found.fit_predict(places)).long()
+
+
+def _silhouette(directions: Float[Tensor, "latent width"], clusters: Int[Tensor, " latent"]) -> float:
+    """Rousseeuw 1987, over what is in a cluster; 0 if there are not two."""
+    from sklearn.metrics import silhouette_score
+
+    inside = clusters >= 0
+    if clusters.max() < 1:
+        return 0.0
+    return float(silhouette_score(directions[inside].numpy(), clusters[inside].numpy(), metric="cosine"))
 
 
 def _named(model: Model, site: str, given: list[tuple[Tensor, Tensor]]) -> tuple[list[str], list[float]]:

@@ -8,12 +8,13 @@ of one network with that of another trained from another seed, or two dictionari
 3. partners are then compared by what they do: their logit weights, and their attributions f(t)·v of the token that
    does come next, which weigh the logits by whether the latent was there to move them.
 
-Controls: a random dictionary in the place of the other, as large and as sparse; random-init twins of the networks seen
-through the same dictionaries, since any two features of the present token go together; the other's values at other
-contexts; for logits and attributions, exchanged partners.
+Controls: a random dictionary in the place of the other, as large and as sparse; between two networks, random-init
+twins of both seen through the same dictionaries, since any two features of the present token go together (in one
+network they would say nothing: one direction is the same to two dictionaries of any network); the other's values at
+other contexts; for logits and attributions, exchanged partners.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,20 +22,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vesalius import figures
-from vesalius.dictionaries import Dictionary, SparseDictionary
+from vesalius.dictionaries import Dictionary
 from vesalius.dictionaries.codes import Codes
 from vesalius.errors import Inapplicable, VesaliusError
 from vesalius.figures import Figure
 from vesalius.latents.co_moments import CoMoments
-from vesalius.latents.inputs import Inputs, activations_of, coded, inputs_of, reads
+from vesalius.latents.inputs import Inputs, activations_of, firing, inputs_of, random_dictionary, reads
 from vesalius.method import method, progress
-from vesalius.metrics import family_wise, percentiles
+from vesalius.metrics import family_wise, percentiles, wilson
 from vesalius.model import Model, load
 from vesalius.result import Headline, Result
 from vesalius.weights.logit_weights import logit_weights
 
 JUDGED = 512
 """Pairs whose logits and attributions are compared, at most."""
+CHANCE = 0.01
+"""The share of latents that has a partner in a random dictionary, by what a partner is."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class FeatureUniversality(Result):
     random: Float[Tensor, " latent"]
     """With the best partner in a random dictionary, as large and as sparse."""
     twins: Float[Tensor, " twin"]
-    """The median of the best correlations on random-init twins."""
+    """The median of the best correlations on random-init twins of two networks; none, of one network."""
     neurons: Float[Tensor, " neuron"] | None
     """Of each neuron with its best partner; None if there is one network only, where each is its own."""
     judged: Int[Tensor, " pair"]
@@ -67,8 +70,15 @@ class FeatureUniversality(Result):
             return [Headline("latents that fired often enough to be compared", 0, evidence=False, note=note)]
         random = self.random.median().item()
         low, high = _median_interval(self.correlations, seed=0)
-        floor = max(family_wise(self.twins), _median_interval(self.random, seed=0)[1])
+        floor, note = _median_interval(self.random, seed=0)[1], "control: a random dictionary"
+        if len(self.twins):
+            floor, note = (
+                max(floor, family_wise(self.twins)),
+                f"{note}; {self.twins.max():.2f} on random twins",
+            )
         floor = floor if self.neurons is None else max(floor, self.neurons.median().item())
+        chance = self.random.quantile(1 - CHANCE).item()
+        partnered = int((self.correlations > chance).sum())
         rows = [
             Headline(
                 f"correlation of a latent with its best partner in {self.other}, median",
@@ -76,8 +86,15 @@ class FeatureUniversality(Result):
                 random,
                 (low, high),
                 low > floor,
-                f"{len(self.latents)} latents; control: a random dictionary; {self.twins.max():.2f} on random twins",
-            )
+                f"{len(self.latents)} latents; {note}",
+            ),
+            Headline(
+                "share of latents with a partner",
+                partnered / len(self.latents),
+                CHANCE,
+                wilson(partnered, len(self.latents), confidence=0.99),
+                note=f"correlated above {chance:.2f}; control: in a random dictionary",
+            ),
         ]
         if self.neurons is not None:
             interval = _median_interval(self.neurons, seed=0)
@@ -116,7 +133,7 @@ class FeatureUniversality(Result):
                 groups,
                 title="The best partner",
                 x_label="correlation of values",
-                references=[("x", self.twins.max().item(), "random-init twins")],
+                references=[("x", self.twins.max().item(), "random-init twins")] if len(self.twins) else [],
                 caption=self.choices["data"],
             )
         ]
@@ -160,8 +177,8 @@ def feature_universality(
 
     `other` is the second dictionary, `other_model` the network it is of if that is another, which must read the same
     tokens; `text` is what both read (None: the held-out sample). Latents that fire in fewer than `least` rows are
-    left out. Universality is evident if the median correlation is above that of every random-init twin and, between
-    two networks, of neurons. Raises VesaliusError if the two see different numbers of rows.
+    left out. Universality is evident if the median correlation is above that with a random dictionary and, between two
+    networks, those on random-init twins and of neurons. Raises VesaliusError if the two see different numbers of rows.
     """
     if not other:
         raise Inapplicable("it compares two dictionaries; name the other one")
@@ -177,16 +194,16 @@ def feature_universality(
     best = table[latents].max(1) if len(latents) else None
     partners = latents if best is None else best.indices
 
-    drawn = _random_like(theirs, second, inputs, seed)
+    sample = next(activations_of(second, reads(theirs), inputs)).rows.float().cpu()
+    drawn = random_dictionary(theirs, sample, seed=seed + 7919)
     random = _compared((model, dictionary), (second, drawn), inputs)[0].correlations()
 
-    nulls = []
-    for number in progress(range(twins), "random-init twins"):
-        ours = model.random_twin(seed + 1 + number)
-        others = second.random_twin(seed + 1001 + number) if second is not model else ours
+    nulls = [table.new_zeros(0)]
+    for number in progress(range(twins if second is not model else 0), "random-init twins"):
+        ours, others = model.random_twin(seed + 1 + number), second.random_twin(seed + 1001 + number)
         null, _, _ = _compared((ours, dictionary), (others, theirs), inputs)
         fires = null.counts >= least
-        nulls.append(null.correlations()[fires].amax(1).median() if fires.any() else torch.tensor(0.0))
+        nulls.append(null.correlations()[fires].amax(1).median()[None] if fires.any() else torch.zeros(1))
     judged = torch.arange(len(latents))[:: max(1, -(-len(latents) // JUDGED))]
     does = _done((model, dictionary), (second, theirs), inputs, latents[judged], partners[judged], seed)
     return FeatureUniversality(
@@ -197,7 +214,7 @@ def feature_universality(
         correlations=table.new_zeros(0) if best is None else best.values,
         shifted=shifted.correlations()[latents].amax(1),
         random=random[latents].amax(1),
-        twins=torch.stack(nulls),
+        twins=torch.cat(nulls),
         neurons=neurons.correlations()[neurons.counts >= least].amax(1) if second is not model else None,
         judged=judged,
         logits=does[0],
@@ -217,7 +234,7 @@ def _compared(ours: Side, theirs: Side, inputs: Inputs) -> tuple[CoMoments, CoMo
     """Latents with latents, the same at other contexts, and what ours reads with what theirs reads."""
     sums: list[CoMoments] = []
     for (_, _, rows), (_, _, others) in _together(ours, theirs, inputs):
-        codes, dense = _rectified(ours[1], rows), _rectified(theirs[1], others).dense()
+        codes, dense = firing(ours[1], rows), firing(theirs[1], others).dense()
         if not sums:
             sizes = (
                 (codes.width, dense.shape[1]),
@@ -232,18 +249,6 @@ def _compared(ours: Side, theirs: Side, inputs: Inputs) -> tuple[CoMoments, CoMo
     return sums[0], sums[1], sums[2]
 
 
-def _random_like(dictionary: Dictionary, model: Model, inputs: Inputs, seed: int) -> SparseDictionary:
-    """Random directions about the mean, as many and as many active."""
-    rows = next(activations_of(model, reads(dictionary), inputs)).rows.float().cpu()
-    codes = _rectified(dictionary, rows)
-    active = max(1, round(len(codes.values) / len(codes)))
-    directions = torch.randn(codes.width, rows.shape[1], generator=torch.Generator().manual_seed(seed + 7919))
-    made = SparseDictionary.of_directions(
-        reads(dictionary), directions / directions.norm(dim=1, keepdim=True), k=active, name="random"
-    )
-    return replace(made, b_in=rows.mean(0))
-
-
 def _together(ours: Side, theirs: Side, inputs: Inputs):
     """What both read, batch by batch; once, if it is the same."""
     streams = [activations_of(model, reads(dictionary), inputs) for model, dictionary in (ours, theirs)]
@@ -254,12 +259,6 @@ def _together(ours: Side, theirs: Side, inputs: Inputs):
                 "expected two sites with the same positions"
             )
         yield (first._replace(rows=first.rows.float().cpu()), second._replace(rows=second.rows.float().cpu()))
-
-
-def _rectified(dictionary: Dictionary, rows: Float[Tensor, "row width"]) -> Codes:
-    """Codes that fire; negative ones, which components may have, do not."""
-    codes = coded(dictionary, rows)
-    return Codes(codes.starts, codes.latents, codes.values.float().clamp(min=0), codes.width)
 
 
 def _done(
@@ -287,8 +286,8 @@ def _done(
     for first, second in _together(ours, theirs, inputs):
         last = first.positions == inputs.ids.shape[1] - 1
         following = inputs.ids[first.examples[~last], first.positions[~last] + 1]
-        codes = _rectified(ours[1], first.rows[~last]).dense()
-        others = _rectified(theirs[1], second.rows[~last]).dense()
+        codes = firing(ours[1], first.rows[~last]).dense()
+        others = firing(theirs[1], second.rows[~last]).dense()
         count += len(codes)
         a = (codes[:, latents] * mine[:, following].T).double()
         for number, (picked, weights) in enumerate(zip((partners, exchanged), both)):
