@@ -28,7 +28,7 @@ def maps() -> torch.Tensor:
     return torch.randn(2, 4, 9, 9, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("rectifier", RECTIFIERS, ids=str)
+@pytest.mark.parametrize("rectifier", RECTIFIERS)
 def test_rectifiers_are_left_out(rectifier, maps):
     with linearised():
         assert torch.equal(rectifier(maps.clone()), maps)
