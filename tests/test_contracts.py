@@ -33,7 +33,7 @@ from vesalius.testbed import curve_network, handwritten_induction, random_attn
 
 NAMES = sorted(vs.methods())
 PLAIN = {int, float, bool, str, Path, type(None)}
-OBJECTS = {Images, vs.Model, Dictionary}  # what a word may stand for: pictures, a network, a dictionary
+OBJECTS = {Images, vs.Model, Dictionary, vs.ActivationStore, torch.Tensor}  # what a word may stand for
 QUICK = {"steps": 8, "n_images": 48, "n_examples": 6, "angles": 36, "games": 60, "held_out": 30, "cases": 60}
 SOURCE = re.compile(r"arXiv|transformer-circuits\.pub|\b(1[89]|20)\d\d\b")
 

@@ -107,7 +107,7 @@ def test_formats_of_labelled_texts_agree(tmp_path):
 def test_pictures_are_probed_at_layers_of_different_widths():
     result = probing(curve_network(), n_images=24, kind="ridge", twins=1)
     assert result.question == "image_class" and len(result.sites) == len(result.accuracy) == 5
-    assert {len(weight) for weight in result.weights.values()} != {len(result.weights[result.sites[0]])}
+    assert {len(weight) for weight in result.weights} != {len(result.weights[0])}
 
 
 def test_what_cannot_be_is_said_in_a_sentence(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,17 @@ def read_labelled_texts(path: str | Path) -> LabelledTexts:
 
     Raises VesaliusError if there is no such file, it is damaged, a row lacks a column, or only one class occurs.
     """
+    labels, groups, texts = read_labels(path, needed=("text", "label"))
+    assert texts is not None
+    if len(set(labels)) < 2:
+        raise VesaliusError(f"every label in '{path}' is '{labels[0]}'; expected two classes or more")
+    return LabelledTexts(texts, labels, groups or tuple(text.strip() for text in texts))
+
+
+def read_labels(
+    path: str | Path, *, needed: Sequence[str] = ("label",)
+) -> tuple[tuple[str, ...], tuple[str, ...] | None, tuple[str, ...] | None]:
+    """The columns `label`, `group` and `text`, the last two if there are any. Raises as `read_labelled_texts` does."""
     path = Path(path).expanduser()
     if path.suffix not in FORMATS or not path.is_file():
         raise VesaliusError(
@@ -38,8 +50,8 @@ def read_labelled_texts(path: str | Path) -> LabelledTexts:
         )
     rows = _rows(path)
     if not rows or not all(isinstance(row, dict) for row in rows):
-        raise VesaliusError(f"'{path}' holds no rows; expected one labelled text each")
-    for column in ("text", "label"):
+        raise VesaliusError(f"'{path}' holds no rows; expected one label each")
+    for column in needed:
         if column not in rows[0]:
             raise VesaliusError(
                 f"'{path}' has no column '{column}'; it has {', '.join(rows[0])}{nearest(column, rows[0])}"
@@ -49,10 +61,8 @@ def read_labelled_texts(path: str | Path) -> LabelledTexts:
         if lacking:
             raise VesaliusError(f"row {number} of '{path}' has no {', '.join(lacking)}; the first row has")
     labels = tuple(str(row["label"]).strip() for row in rows)
-    if len(set(labels)) < 2:
-        raise VesaliusError(f"every label in '{path}' is '{labels[0]}'; expected two classes or more")
-    texts = tuple(str(row["text"]) for row in rows)
-    return LabelledTexts(texts, labels, tuple(str(row.get("group", row["text"])).strip() for row in rows))
+    groups = tuple(str(row["group"]).strip() for row in rows) if "group" in rows[0] else None
+    return labels, groups, tuple(str(row["text"]) for row in rows) if "text" in rows[0] else None
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -7,15 +7,16 @@ network, and much learned by heart. So the same probe is fitted to
 1. random-init twins of the network, which read the same inputs;
 2. shuffled answers, as a control task (Hewitt & Liang 2019, arXiv 1909.03368).
 
-The network, its twins, all sites of one width and the shuffled answers are one solve (`vesalius.probes`). Rows are
-parted by groups, of which none is in two parts; the penalty and the layer that the headline speaks of are chosen on
-the validation part, and all that is reported is of the test part.
+All sites of one width and the shuffled answers are one solve (`vesalius.probes`), for the network and for each twin.
+Rows are parted by groups, of which none is in two parts; the penalty and the layer that the headline speaks of are
+chosen on the validation part, and all that is reported is of the test part.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -34,6 +35,7 @@ from vesalius.probes import (
     Labelled,
     LinearProbes,
     MLPProbes,
+    Splits,
     lda,
     logistic,
     mass_mean,
@@ -43,83 +45,108 @@ from vesalius.probes import (
     sparse,
     splits,
 )
-from vesalius.questions import answered, question
+from vesalius.questions import Answered, answered, question, stored
 from vesalius.result import Headline, Result
+from vesalius.store import ActivationStore
 
 Kind = Literal["linear", "ridge", "mass_mean", "lda", "mlp", "sparse"]
 PENALTIES = (1.0, 0.1, 0.01)
 """The strongest first, in units of the mean variance of a site's units."""
 UNITS = 16
 SHUFFLES = 3
+TOGETHER = 1 << 27
+"""Numbers, of all rows of some sites, that are solved together."""
 
 
 @dataclass(frozen=True)
 class Probing(Result):
-    """Accuracies on the test part, 0 to 1, by site; probes as `probe(site)`."""
+    """Accuracies on the test part, 0 to 1, of every probe; the probes as `probe(site)`."""
 
     question: str
     probe_kind: str
     sites: list
+    """Of each probe, where it reads."""
+    positions: list
+    """Of each probe: `all`, `last`, `mean`, or the number of the one position that it reads."""
     classes: list
-    accuracy: Float[Tensor, " site"]
-    low: Float[Tensor, " site"]
-    high: Float[Tensor, " site"]
+    accuracy: Float[Tensor, " probe"]
+    low: Float[Tensor, " probe"]
+    high: Float[Tensor, " probe"]
     """The 95% interval over groups."""
-    validation: Float[Tensor, " site"]
+    validation: Float[Tensor, " probe"]
     """Accuracy on the validation part."""
-    shuffled: Float[Tensor, "shuffle site"]
-    """Of probes fitted to shuffled answers and judged by them."""
-    twins: Float[Tensor, "twin site"]
-    """Of probes of random-init twins."""
-    majority: float
+    majority: Float[Tensor, " probe"]
     """The share of the commonest class."""
-    nats: Float[Tensor, " site"]
+    shuffled: Float[Tensor, "shuffle probe"]
+    """Of probes fitted to shuffled answers and judged by them."""
+    twins: Float[Tensor, "twin probe"]
+    """Of probes of random-init twins."""
+    nats: Float[Tensor, " probe"]
     """Mean cross-entropy."""
-    calibration_error: Float[Tensor, " site"]
-    confidence: Float[Tensor, "site bin"]
-    right: Float[Tensor, "site bin"]
+    calibration_error: Float[Tensor, " probe"]
+    confidence: Float[Tensor, "probe bin"]
+    right: Float[Tensor, "probe bin"]
     """How often the likeliest class is true, by its probability."""
-    weights: dict
-    """Site → `[width, class]`; empty for a probe that is not linear."""
-    biases: dict
+    weights: list
+    """Of each probe `[width, class]`; empty for a kind that is not linear."""
+    biases: list
     choices: dict
 
     @property
     def best(self) -> int:
-        """The site whose probe does best on the validation part."""
+        """The probe that does best on the validation part."""
         return int(self.validation.argmax())
 
     @property
     def chance(self) -> float:
-        """What the best site of a twin, or of shuffled answers, passes once in a hundred times."""
-        return min(1.0, max(self.majority, family_wise(self.twins), family_wise(self.shuffled)))
+        """What the best probe of a twin, or of shuffled answers, passes once in a hundred times."""
+        nulls = [family_wise(null) for null in (self.twins, self.shuffled) if len(null)]
+        return min(1.0, max(self.majority.max().item(), *nulls))
 
-    def probe(self, site: str | int) -> ProbeDictionary:
-        """The directions at one site, by its address or its number. Raises VesaliusError if there are none."""
-        name = self.sites[site] if isinstance(site, int) and 0 <= site < len(self.sites) else str(site)
+    def name(self, number: int) -> str:
+        """Where a probe reads."""
+        position = self.positions[number]
+        return (
+            f"{self.sites[number]} at position {position}"
+            if isinstance(position, int)
+            else self.sites[number]
+        )
+
+    def probe(self, site: str | int, position: int | None = None) -> ProbeDictionary:
+        """The directions of one probe, by its number or its site, and its position where there is a probe for each.
+
+        Raises VesaliusError if there are none.
+        """
         if not self.weights:
             raise VesaliusError(
                 f"a probe of the kind '{self.probe_kind}' has no directions; expected a linear one"
             )
-        if name not in self.weights:
-            raise VesaliusError(
-                f"there is no probe at '{name}'; expected {', '.join(self.sites)}{nearest(name, self.sites)}"
-            )
-        about = {"kind": self.probe_kind, "accuracy": self.accuracy[self.sites.index(name)].item()}
+        names = [self.name(number) for number in range(len(self.sites))]
+        if isinstance(site, int) and 0 <= site < len(names):
+            at = site
+        else:
+            name = str(site) if position is None else f"{site} at position {position}"
+            if name not in names:
+                raise VesaliusError(
+                    f"there is no probe at '{name}'; expected {', '.join(names)}{nearest(name, names)}"
+                )
+            at = names.index(name)
+        about = {"kind": self.probe_kind, "accuracy": self.accuracy[at].item()}
         about |= {key: self.provenance[key] for key in ("model", "model_hash") if key in self.provenance}
         return ProbeDictionary(
-            name, self.weights[name], self.biases[name], tuple(self.classes), self.question, about
+            self.sites[at], self.weights[at], self.biases[at], tuple(self.classes), self.question, about
         )
 
     def headlines(self) -> list[Headline]:
         at = self.best
         interval = (self.low[at].item(), self.high[at].item())
-        twin, shuffled = self.twins[:, at].mean().item(), self.shuffled[:, at].mean().item()
+        shuffled = self.shuffled[:, at].mean().item()
+        twins = f"{self.twins[:, at].mean():.3f}" if len(self.twins) else "none"
         note = (
-            f"random-init twins {twin:.3f}, shuffled answers {shuffled:.3f}, commonest class {self.majority:.3f}; "
+            f"random-init twins {twins}, shuffled answers {shuffled:.3f}, commonest class {self.majority[at]:.3f}; "
             f"control: 1 in 100 of their best; {self.choices['rows'][2]} test rows"
         )
-        claim = f"'{self.question}' read at {self.sites[at]} by a {self.probe_kind} probe, accuracy"
+        claim = f"'{self.question}' read at {self.name(at)} by a {self.probe_kind} probe, accuracy"
         accuracy = self.accuracy[at].item()
         return [
             Headline(claim, accuracy, self.chance, interval, interval[0] > self.chance, note),
@@ -128,33 +155,15 @@ class Probing(Result):
         ]
 
     def figure(self) -> Figure:
-        at, numbers = self.best, list(range(len(self.sites)))
-        drawn = [
-            figures.lines(
-                numbers,
-                {
-                    f"{self.probe_kind} probe": self.accuracy,
-                    "random-init twins": self.twins.mean(0),
-                    "shuffled answers": self.shuffled.mean(0),
-                    "commonest class": [self.majority] * len(numbers),
-                },
-                title="Accuracy by site",
-                x_label=f"site, {self.sites[0]} to {self.sites[-1]}",
-                y_label="accuracy on held-out groups",
-                bands={
-                    f"{self.probe_kind} probe": (self.low, self.high),
-                    "random-init twins": (self.twins.amin(0), self.twins.amax(0)),
-                    "shuffled answers": (self.shuffled.amin(0), self.shuffled.amax(0)),
-                },
-                caption="Bands: 95% interval over groups of the probe, the range of the controls.",
-            )
-        ]
+        at = self.best
+        each = len(set(self.sites)) < len(self.sites)
+        drawn = [self._by_position() if each else self._by_site()]
         full = self.confidence[at].isfinite()
         drawn.append(
             figures.scatter(
                 self.confidence[at][full],
                 self.right[at][full],
-                title=f"Calibration at {self.sites[at]}",
+                title=f"Calibration at {self.name(at)}",
                 x_label="probability of the likeliest class",
                 y_label="share that is right",
                 references=[("diagonal", 0.0, "calibrated")],
@@ -163,15 +172,54 @@ class Probing(Result):
         )
         return figures.group(drawn, title=f"Probing for '{self.question}'")
 
+    def _by_site(self) -> Figure:
+        own, controls = f"{self.probe_kind} probe", {"shuffled answers": self.shuffled}
+        if len(self.twins):
+            controls = {"random-init twins": self.twins} | controls
+        return figures.lines(
+            list(range(len(self.sites))),
+            {
+                own: self.accuracy,
+                **{name: null.mean(0) for name, null in controls.items()},
+                "commonest class": self.majority,
+            },
+            title="Accuracy by site",
+            x_label=f"site, {self.sites[0]} to {self.sites[-1]}",
+            y_label="accuracy on held-out groups",
+            bands={
+                own: (self.low, self.high),
+                **{name: (null.amin(0), null.amax(0)) for name, null in controls.items()},
+            },
+            caption="Bands: 95% interval over groups of the probe, the range of the controls.",
+        )
+
+    def _by_position(self) -> Figure:
+        sites, positions = list(dict.fromkeys(self.sites)), sorted(set(self.positions))
+        panels = {f"{self.probe_kind} probe": self.accuracy, "shuffled answers": self.shuffled.mean(0)}
+        if len(self.twins):
+            panels["random-init twins"] = self.twins.mean(0)
+        return figures.heatmap(
+            torch.stack([panel.reshape(len(sites), len(positions)) for panel in panels.values()]),
+            title="Accuracy by site and position",
+            x=positions,
+            y=sites,
+            panels=list(panels),
+            x_label="position",
+            value_label="accuracy on held-out groups",
+            diverging=False,
+        )
+
 
 @method()
 def probing(
     model: Model,
     *,
-    labels: str | Path = "auto",
+    labels: str | Path | Tensor | list[str] | list[int] = "auto",
     sites: str = "",
-    position: Literal["auto", "last", "mean", "all"] = "auto",
+    position: str | int = "auto",
     kind: Kind = "linear",
+    store: str | Path | ActivationStore | None = None,
+    rows: int = 65_536,
     text: str | None = None,
     contexts: int = 64,
     length: int = 64,
@@ -184,88 +232,92 @@ def probing(
 
     `labels` is `repeated`, `token_class`, `previous_class`, `next_class` (of every token of `text`, None: the held-out
     sample), `image_class`, or a `.csv`, `.jsonl` or `.parquet` file with the columns `text`, `label` and perhaps
-    `group`. `sites` is an address, as `mlp_out@*` (empty: the output of every layer). A question about a whole input is
-    read at its last token, or from the mean over a picture's places. The evidence is that the interval at the best
-    site lies above the family-wise 1% level of the controls. Raises VesaliusError for one class only, fewer than
-    three groups, or a position that does not fit the question.
+    `group`. `sites` is an address, as `mlp_out@*` (empty: the output of every layer). `position` is `all`, `last`,
+    `mean`, a number, or `each` for a probe at every one (left out are those with one class to learn); a question about
+    a whole input is read at its last token, or from the mean over a picture's places. The evidence is that the interval
+    at the best site lies above the family-wise 1% level of the controls.
+
+    With `store`, activations are read from there (`sites` empty: all that it has), at most `rows` of them, parted by
+    documents; `labels` may then also be a tensor, a list or a file (`.npy` too) of one for each document, picture or
+    row. The twins read what the store was harvested from: tokens lie in it, of pictures `images` must be the same, and
+    without them there are no twins. Raises VesaliusError for one class only, fewer than three groups, a position that
+    does not fit the question, a store of another network, or labels that do not fit the store.
 
     >>> from vesalius.testbed import handwritten_induction
     >>> result = probing(handwritten_induction(), kind="ridge", contexts=32)
     >>> result.sites[result.best]
     'resid_post@1'
     """
-    asked = question(
-        model,
-        labels,
-        text=text,
-        contexts=contexts,
-        length=length,
-        images=images,
-        n_images=n_images,
-        seed=seed,
-    )
-    addresses = [str(one) for one in sites_of(model, sites)] if sites else model.layer_sites()
-    networks = [model, *(model.random_twin(seed + 1 + number) for number in range(twins))]
-    seen = [
-        answered(network, asked, addresses, position=position)
-        for network in progress(networks, "activations of the network and its twins")
+    if store is None:
+        if not isinstance(labels, str | Path):
+            raise VesaliusError("labels were given for no store; expected store= as well")
+        asked = question(
+            model,
+            labels,
+            text=text,
+            contexts=contexts,
+            length=length,
+            images=images,
+            n_images=n_images,
+            seed=seed,
+        )
+        addresses = [str(one) for one in sites_of(model, sites)] if sites else model.layer_sites()
+        about, run = {}, lambda network: answered(network, asked, addresses, position=position)
+    else:
+        if text is not None:
+            raise VesaliusError(
+                "a text and a store were given; expected one, as a store has a text of its own"
+            )
+        asked = stored(model, store, labels, position=position, rows=rows, images=images, seed=seed)
+        chosen = [str(one) for one in sites_of(model, sites)] if sites else asked.store.sites
+        addresses = list(asked.store[chosen].sites)
+        twins = twins if asked.source is not None else 0
+        about, run = asked.about, partial(asked.answered, sites=addresses)
+
+    seen = run(model)
+    parts = splits(seen.groups, seed=seed)
+    _check_rows(seen.labels, parts.train, asked.classes)
+    places, left_out = _places(seen, parts)
+    probed = partial(_probed, places=places, kind=kind, classes=len(asked.classes), seed=seed)
+    own = probed(seen, shuffles=SHUFFLES)
+    controls = [
+        probe
+        for number in progress(range(twins), "random-init twins")
+        for probe in probed(run(model.random_twin(seed + 1 + number)), shuffles=0)
     ]
-    groups = [asked.groups[number] for number in seen[0].inputs.tolist()]
-    parts = splits(groups, seed=seed)
-    truth = seen[0].labels
-    _check_rows(truth, parts.train, asked.classes)
-    answers = torch.stack([truth, *_shuffled(truth, seen[0].inputs, seed)], 1)
-
-    found: dict[str, _Site] = {}
-    widths = {site: acts.shape[1] for site, acts in seen[0].acts.items()}
-    for width in progress(sorted(set(widths.values())), "probes"):
-        alike = [site for site in addresses if widths[site] == width]
-        acts = torch.stack([one.acts[site] for one in seen for site in alike])  # network by network
-        fit = _fitted(
-            kind, acts, answers, len(asked.classes), train=parts.train, choose=parts.validation, seed=seed
-        )
-        found |= _judged(
-            fit, acts, answers, groups, alike, choose=parts.validation, test=parts.test, seed=seed
-        )
-
-    judged = [found[site] for site in addresses]
-    numbers = {name: torch.stack([one.numbers[name] for one in judged]) for name in judged[0].numbers}
-    share = truth[parts.test].bincount(minlength=len(asked.classes)).max() / len(parts.test)
+    numbers: dict[str, Any] = {
+        name: torch.stack([one.numbers[name] for one in own]) for name in own[0].numbers
+    }
     return Probing(
         question=asked.name,
         probe_kind=kind,
-        sites=addresses,
+        sites=[site for site in addresses for _ in places],
+        positions=[position for _ in addresses for position in places],
         classes=list(asked.classes),
-        majority=share.item(),
-        shuffled=torch.stack([one.shuffled for one in judged], 1),
-        twins=torch.stack([one.twins for one in judged], 1),
-        weights={site: found[site].weight for site in addresses if found[site].weight is not None},
-        biases={site: found[site].bias for site in addresses if found[site].bias is not None},
-        accuracy=numbers["accuracy"],
-        low=numbers["low"],
-        high=numbers["high"],
-        validation=numbers["validation"],
-        nats=numbers["nats"],
-        calibration_error=numbers["calibration_error"],
-        confidence=numbers["confidence"],
-        right=numbers["right"],
+        shuffled=torch.stack([one.shuffled for one in own], 1),
+        twins=torch.tensor([one.numbers["accuracy"] for one in controls]).reshape(twins, len(own)),
+        weights=[one.weight for one in own if one.weight is not None],
+        biases=[one.bias for one in own if one.bias is not None],
+        **numbers,
         choices={
-            "position": position,
+            "position": seen.where,
+            "positions_left_out": left_out,
             "rows": [len(parts.train), len(parts.validation), len(parts.test)],
-            "groups": len(set(groups)),
+            "groups": len(seen.groups.unique()),
+            "twins": f"{twins} random-init networks that read the same inputs" if twins else "none",
             "penalties": list(PENALTIES) if kind in ("linear", "ridge", "lda") else [],
             "units": UNITS if kind == "sparse" else None,
+            **about,
         },
-    )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Site:
-    """What is known of one site."""
+class _Probe:
+    """What is known of one probe."""
 
     numbers: dict[str, Tensor]
     shuffled: Float[Tensor, " shuffle"]
-    twins: Float[Tensor, " twin"]
     weight: Float[Tensor, "width class"] | None
     bias: Float[Tensor, " class"] | None
 
@@ -279,21 +331,75 @@ def _check_rows(truth: Int[Tensor, " row"], train: Int[Tensor, " fitted"], class
         )
 
 
+def _places(seen: Answered, parts: Splits) -> tuple[dict[str | int, tuple[Tensor, Splits]], list[int]]:
+    """By position its rows and how they are parted among themselves; positions that have not two classes to learn."""
+    if seen.where != "each":
+        return {seen.where: (torch.arange(len(seen.labels)), parts)}, []
+    part = torch.zeros_like(seen.labels)
+    part[parts.validation], part[parts.test] = 1, 2
+    found, left_out = {}, []
+    for position in seen.positions.unique().tolist():
+        rows = (seen.positions == position).nonzero()[:, 0]
+        own = Splits(*((part[rows] == number).nonzero()[:, 0] for number in range(3)))
+        if len(seen.labels[rows][own.train].unique()) > 1 and len(own.validation) and len(own.test):
+            found[position] = rows, own
+        else:
+            left_out.append(position)
+    if not found:
+        raise VesaliusError(
+            f"no one of the {len(left_out)} positions has rows of two classes to learn and others to be judged by; "
+            "expected position 'all', or more contexts"
+        )
+    return found, left_out
+
+
+def _probed(
+    seen: Answered,
+    *,
+    places: dict[str | int, tuple[Tensor, Splits]],
+    kind: Kind,
+    classes: int,
+    shuffles: int,
+    seed: int,
+) -> list["_Probe"]:
+    """Of one network, all positions of the first site, of the second, and so on."""
+    found: dict[tuple[str, str | int], _Probe] = {}
+    for place, (rows, parts) in places.items():
+        truth, groups = seen.labels[rows], seen.groups[rows]
+        answers = torch.stack([truth, *_shuffled(truth, seen.inputs[rows], shuffles, seed)], 1)
+        for alike in progress(_alike(seen, len(rows)), "probes"):
+            acts = torch.stack([seen.acts[site][rows] for site in alike])
+            fit = _fitted(kind, acts, answers, classes, parts, seed=seed)
+            judged = _judged(fit, acts, answers, groups, classes, parts, seed=seed)
+            found |= {(site, place): probe for site, probe in zip(alike, judged)}
+    return [found[site, place] for site in seen.acts for place in places]
+
+
+def _alike(seen: Answered, rows: int) -> list[list[str]]:
+    """Sites of one width, as many as are solved together."""
+    by_width: dict[int, list[str]] = {}
+    for site, acts in seen.acts.items():
+        by_width.setdefault(acts.shape[1], []).append(site)
+    return [
+        sites[first : first + max(1, TOGETHER // (rows * width))]
+        for width, sites in sorted(by_width.items())
+        for first in range(0, len(sites), max(1, TOGETHER // (rows * width)))
+    ]
+
+
 def _shuffled(
-    truth: Int[Tensor, " row"], inputs: Int[Tensor, " row"], seed: int
+    truth: Int[Tensor, " row"], inputs: Int[Tensor, " row"], shuffles: int, seed: int
 ) -> list[Int[Tensor, " row"]]:
     """Answers dealt to other rows; those of whole inputs stay together."""
     generator = torch.Generator().manual_seed(seed)
-    _, first = torch.unique(inputs, return_inverse=True)
-    together = all(len(truth[first == one].unique()) == 1 for one in range(int(first.max()) + 1))
-    dealt = []
-    for _ in range(SHUFFLES):
-        if not together:
-            dealt.append(truth[torch.randperm(len(truth), generator=generator)])
-            continue
-        each = torch.stack([truth[first == one][0] for one in range(int(first.max()) + 1)])
-        dealt.append(each[torch.randperm(len(each), generator=generator)][first])
-    return dealt
+    named, of = torch.unique(inputs, return_inverse=True)
+    low, high = (
+        torch.zeros_like(named).scatter_reduce(0, of, truth, way, include_self=False)
+        for way in ("amin", "amax")
+    )
+    if not torch.equal(low, high):
+        return [truth[torch.randperm(len(truth), generator=generator)] for _ in range(shuffles)]
+    return [high[torch.randperm(len(high), generator=generator)][of] for _ in range(shuffles)]
 
 
 def _fitted(
@@ -301,13 +407,13 @@ def _fitted(
     acts: Float[Tensor, "layer row width"],
     answers: Int[Tensor, "row target"],
     classes: int,
+    parts: Splits,
     *,
-    train: Int[Tensor, " fitted"],
-    choose: Int[Tensor, " chosen"],
     seed: int,
 ) -> LinearProbes | MLPProbes:
     """Probes of the kind; where there is a penalty, each with the one that reads the validation part best."""
-    labelled = Labelled.of(acts[:, train], answers[train], classes=classes)
+    choose = parts.validation
+    labelled = Labelled.of(acts[:, parts.train], answers[parts.train], classes=classes)
     if kind == "mlp":
         return mlp(labelled, seed=seed)
     if kind == "sparse":
@@ -336,37 +442,37 @@ def _judged(
     fit: LinearProbes | MLPProbes,
     acts: Float[Tensor, "layer row width"],
     answers: Int[Tensor, "row target"],
-    groups: list[str],
-    sites: list[str],
+    groups: Int[Tensor, " row"],
+    classes: int,
+    parts: Splits,
     *,
-    choose: Int[Tensor, " chosen"],
-    test: Int[Tensor, " judged"],
     seed: int,
-) -> dict[str, _Site]:
-    """By site, of the network (the first layers) and of its twins (the others)."""
+) -> list["_Probe"]:
+    """The probes of every site by the true answers, which come first, and by the shuffled ones."""
     true = answers.clone()
     true[:, 1:] = -1
+    choose, test = parts.validation, parts.test
     held = scored(fit, acts[:, choose], true[choose]).overall
-    found = scored(fit, acts[:, test], true[test], groups=[groups[row] for row in test.tolist()], seed=seed)
-    others = scored(fit, acts[:, test], answers[test]).accuracy[: len(sites), 1:]
+    found = scored(fit, acts[:, test], true[test], groups=groups[test], seed=seed)
+    others = scored(fit, acts[:, test], answers[test]).accuracy[:, 1:]
+    majority = answers[test, 0].bincount(minlength=classes).max() / len(test)
     linear = isinstance(fit, LinearProbes)
-    judged = {}
-    for number, site in enumerate(sites):
-        numbers = {
-            "accuracy": found.overall[number],
-            "low": found.low[number],
-            "high": found.high[number],
-            "validation": held[number],
-            "nats": found.nats[number],
-            "calibration_error": found.calibration_error[number],
-            "confidence": found.confidence[number],
-            "right": found.right[number],
-        }
-        judged[site] = _Site(
-            numbers,
+    return [
+        _Probe(
+            {
+                "accuracy": found.overall[number],
+                "low": found.low[number],
+                "high": found.high[number],
+                "validation": held[number],
+                "majority": majority,
+                "nats": found.nats[number],
+                "calibration_error": found.calibration_error[number],
+                "confidence": found.confidence[number],
+                "right": found.right[number],
+            },
             others[number],
-            found.overall[number + len(sites) :: len(sites)],
-            fit.weight[number, 0] if linear else None,
-            fit.bias[number, 0] if linear else None,
+            fit.weight[number, 0].clone() if linear else None,
+            fit.bias[number, 0].clone() if linear else None,
         )
-    return judged
+        for number in range(len(acts))
+    ]
