@@ -3,7 +3,7 @@
 Each method runs with its defaults on the first network of the testbed that has what it needs: an induction
 circuit written by hand, whose idle heads are all zeros, a random transformer that reads text, or a family of curve
 detectors written by hand. One that asks for checkpoints is given three random networks on disk; one about a
-feature, the first unit of the usual layer; one about two networks, the same network's random twin. `QUICK` holds what
+feature, a unit of the usual layer; one about two networks, the same network's random twin. `QUICK` holds what
 makes an analysis of pictures a matter of seconds.
 """
 
@@ -97,7 +97,8 @@ def run(name: str, model: vs.Model) -> Result:
         made["other"] = lambda: dictionary_of(model, seed=1)
         made["others"] = lambda: [dictionary_of(model, size=2.5, seed=1)]
     given = QUICK | {key: make() for key, make in made.items() if key in method.parameters}
-    about = {"feature": lambda: [f"{model.site()}[0]"], "dictionary": lambda: [dictionary_of(model)]}
+    unit = f"{model.site()}[0]" if "images" in model.kinds else "resid_post@0[5]"
+    about = {"feature": lambda: [unit], "dictionary": lambda: [dictionary_of(model)]}
     given_about = about[method.subject]() if method.subject else []
     return method.function(model, *given_about, **{k: v for k, v in given.items() if k in method.parameters})
 
