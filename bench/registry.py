@@ -10,6 +10,7 @@ from bench import (
     directions,
     othello,
     probes,
+    sae_dashboard,
     store,
     vision_examples,
     vision_expanded,
@@ -32,6 +33,8 @@ class Case:
     higher: bool = False
     """Whether every number that ours returns must be at least the peer's."""
     repeats: int = 5
+    home: str = ""
+    """The environment of a peer that cannot live beside the others."""
 
 
 TL = "TransformerLens 4.3"
@@ -157,6 +160,15 @@ CASES = {
         time=32 / dashboards.MEASURED / 10,
         agree=1e-3,
         repeats=1,
+    ),
+    "sae-dashboard": Case(
+        f"dashboards of 4,096 latents of zoo/mlp-1l, {sae_dashboard.CONTEXTS * sae_dashboard.LENGTH // 1024}k tokens / "
+        f"SAEDashboard 0.8, {sae_dashboard.MEASURED} of its 16 batches of latents",
+        {"ours": sae_dashboard.ours, "peer": sae_dashboard.peer},
+        time=16 / sae_dashboard.MEASURED / 10,
+        agree=1e-4,
+        repeats=1,
+        home=".bench-dashboards",
     ),
     "probes": Case(
         f"probes of {probes.SQUARES} squares × 3 classes, 100,000 × 512 rows in one solve / scikit-learn, "

@@ -1,8 +1,9 @@
 """`make bench`: ours against the peer, same weights, same machine, same minutes; prints a table, writes results.json.
 
-The peers live in an environment of their own (`.bench`), where this package is installed beside them. Every side of
-every case runs in its own process, the two sides in turn, and the ratio is that of the fastest repeats. Name cases
-to run only those, and keep what is known of the others: `python -m bench.run composition`.
+The peers live in an environment of their own (`.bench`), where this package is installed beside them; one that cannot
+live with the others has another, which its case names, and there ours runs too. Every side of every case runs in its
+own process, the two sides in turn, and the ratio is that of the fastest repeats. Name cases to run only those, and
+keep what is known of the others: `python -m bench.run composition`.
 """
 
 import json
@@ -54,7 +55,8 @@ def measured(name: str, case) -> dict:
         for turn in range(ROUNDS):
             for side in sides:
                 out = Path(folder) / f"{side}.pt"
-                command = [sys.executable, "-m", "bench.case", name, side, str(case.repeats), str(out)]
+                python = ROOT / case.home / "bin" / "python" if case.home else sys.executable
+                command = [str(python), "-m", "bench.case", name, side, str(case.repeats), str(out)]
                 done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
                 if done.returncode:
                     raise SystemExit(f"{name}, {side}: {done.stderr[-2000:]}")
