@@ -54,7 +54,7 @@ class Labelled:
             raise VesaliusError(
                 f"{len(labels)} labels were given for {acts.shape[1]} rows; expected one each"
             )
-        known = labels[labels >= 0].unique().tolist()
+        known = (labels.flatten().clamp(min=-1) + 1).bincount()[1:].nonzero()[:, 0].tolist()
         if len(known) < 2:
             raise VesaliusError(
                 f"{len(labels)} rows have labels of {len(known)} class; a probe needs rows of two or more"

@@ -7,13 +7,15 @@ All targets of a layer read the same rows, so one iteration is two matrix produc
 2. each target then goes its own way by L-BFGS (Liu & Nocedal 1989) in the room that this inverse spans, with a
    step of its own, halved until its loss falls, and rests once it has converged;
 3. weights of the classes sum to 0, which the penalty wants anyway, so that one class need not be computed;
-4. the first iterations see a sample of the rows, the last ones all.
+4. the first iterations see a sample of the rows, until the next one would gain less than what a sample so small can
+   tell (Daneshmand, Lucchi & Hofmann 2016, arXiv 1603.02839), the last ones all.
 
 The loss is the mean cross-entropy in nats plus half the penalty times the squared weights; biases are free.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from einops import einsum, rearrange
@@ -30,8 +32,8 @@ MEMORY = 8
 SHARES = (1 / 16, 1 / 4, 1.0)
 """Of the rows, those that the iterations see, one after another; none of fewer rows than `ENOUGH` per unit."""
 ENOUGH = 32
-SKETCHED = 15
-"""Iterations on a sample, at most."""
+TOLD = 0.3
+"""A sample is left at so much of half a nat for each free weight and row, by which its own optimum is too low."""
 SAMPLE = 16
 """Rows per unit that the covariance is taken of."""
 HALVINGS = 12
@@ -45,7 +47,7 @@ def logistic(
     *,
     penalty: float = PENALTY,
     iterations: int = 100,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-3,
     start: LinearProbes | None = None,
 ) -> LinearProbes:
     """Every layer's and every target's multinomial logistic regression.
@@ -75,7 +77,7 @@ def sparse(
     units: int = 16,
     penalty: float = PENALTY,
     iterations: int = 100,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-3,
 ) -> LinearProbes:
     """Logistic regression on the few units whose class means differ most, each target's own (Gurnee et al. 2023,
     arXiv 2305.01610).
@@ -122,8 +124,8 @@ def _fitted(
     for share in shares:
         rows = labelled if share == 1 else labelled.first(share)
         loss = _Loss(rows, mean, (seen.variance * penalty).float())
-        goal, most = (tolerance, iterations) if share == 1 else (10 * tolerance, min(iterations, SKETCHED))
-        weights = _descended(loss, weights, memory, iterations=most, tolerance=goal)
+        least = 0.0 if share == 1 else TOLD * labelled.width * (labelled.classes - 1) / 2 / rows.rows
+        weights = _descended(loss, weights, memory, iterations=iterations, tolerance=tolerance, least=least)
     weight, bias = weights[:, :-1], weights[:, -1]
     bias = bias - einsum(weight, mean, "l width c t, l width -> l c t")
     return LinearProbes(
@@ -156,6 +158,12 @@ class _Loss:
     mean: Float[Tensor, "layer width"]
     penalty: Float[Tensor, " layer"]
 
+    @cached_property
+    def known(self) -> Float[Tensor, " target"]:
+        """Rows that have a label, at least 1."""
+        counts = torch.stack([(labels >= 0).sum(0) for _, labels in self.labelled.again()])
+        return counts.sum(0).clamp(min=1).float()
+
     def __call__(self, weights: Weights, working: Bool[Tensor, "layer target"]) -> tuple[PerProbe, Weights]:
         """0 for probes that are not at work."""
         layers, _, classes, targets = weights.shape
@@ -163,19 +171,18 @@ class _Loss:
         parts = [weights[l][:, :-1, chosen[l]].flatten(1).contiguous() for l in range(layers)]
         slopes = [torch.zeros_like(part) for part in parts]
         loss = torch.zeros(layers, targets, dtype=torch.float64, device=weights.device)
-        known = torch.zeros(targets, device=weights.device)
         for acts, labels in self.labelled.again():
-            known += (labels >= 0).sum(0)
             for l in range(layers):
                 if not len(chosen[l]):
                     continue
                 x = acts[l].float() - self.mean[l]
                 scores = torch.addmm(parts[l][-1], x, parts[l][:-1])
-                nats, residual = _cross_entropy(scores, labels[:, chosen[l]], classes)
+                truth = labels if len(chosen[l]) == targets else labels[:, chosen[l]]
+                nats, residual = _cross_entropy(scores, truth, classes)
                 loss[l, chosen[l]] += nats
                 slopes[l][:-1].addmm_(x.T, residual)
                 slopes[l][-1] += residual.sum(0)
-        gradient, known = torch.zeros_like(weights), known.clamp(min=1)
+        gradient, known = torch.zeros_like(weights), self.known
         for l in range(layers):
             slope = rearrange(slopes[l], "w (c t) -> w c t", c=classes - 1)
             slope = torch.cat([slope, -slope.sum(1, keepdim=True)], 1)
@@ -241,15 +248,16 @@ def _descended(
     *,
     iterations: int,
     tolerance: float,
+    least: float,
 ) -> Weights:
-    """L-BFGS for every probe; what one has found out does not concern the others."""
+    """L-BFGS for every probe, until a step gains less than `least` nats or `tolerance` of the loss."""
     layers, _, _, targets = weights.shape
     working = torch.ones(layers, targets, dtype=torch.bool, device=weights.device)
     value, gradient = loss(weights, working)
     for _ in range(iterations):
         direction = -memory.turned(gradient)
         slope = _dot(gradient, direction)
-        working = working & (-slope / 2 > tolerance * value)
+        working = working & (-slope / 2 > (tolerance * value).clamp(min=least))
         if not working.any():
             break
         length, trying = working.to(weights), working
