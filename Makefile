@@ -11,7 +11,7 @@ demo: $(VENV)/.installed            ## take a trained network apart and write th
 	$(BIN)/vesalius dissect $(MODEL) --out runs/demo
 
 test: $(VENV)/.installed            ## every test that takes seconds
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 slow: $(VENV)/.installed            ## the tests that take minutes; those of a cluster need one package more
 	$(PIP) -e '.[ray]'

@@ -108,7 +108,7 @@ def result_of(name: str) -> Result:
     return run(name, model_for(name))
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=NAMES, scope="module")  # one analysis after the other: each is run once
 def name(request) -> str:
     return request.param
 
