@@ -9,16 +9,19 @@ Evolutionary prompt optimisation (Thompson, Straznickas & Sklar 2024, Fluent dre
 2. at every step each prompt has children that differ in one token: three in four draw it from the `top` that the
    gradient through the embedding promises most of, the others from all tokens; each price keeps the best of all;
 3. what the tokenizer would not read back as it stands is no prompt, and is passed over;
-4. restarts are independent. Of each, the most active prompt that is no less fluent than text is judged.
+4. restarts are independent; each also keeps the most active prompt that is no less fluent than text.
 
-Beside it: the best of as many random prompts, and of as many windows of text, as one restart tries; and the same for
-features of a twin whose weights are shuffled, at the fluency of the model itself. Any function of a text has prompts
-that raise it beyond what text does. It says something of what was learnt only where fluent prompts drive the
-feature further from the ordinary than features in which nothing was.
+What is claimed is not that prompts can be made to raise the feature beyond what text does: any function of a text has
+such prompts, an untrained one most of all. It is that text reaches more of what any prompt reaches than it would if
+nothing were learnt: then the best windows of text show what the feature is for; where they do not, optimised prompts
+do. The control is the same share for features of a twin whose weights are shuffled, against a single restart. Beside
+it stand the best of as many random prompts and of as many windows of text as one restart tries.
 
-What is climbed is a neuron before its nonlinearity and a latent before its threshold, since below them there is no
-slope; what is judged is the feature as it is. Children that could win at no price, whatever the tokens after the
-changed one cost, are never carried to the logits: in a causal model that changes no result.
+A neuron is read before its nonlinearity and a latent before its threshold. Below them there is no slope to climb; and
+what is cut off at a threshold stands out by any number of standard deviations for that alone.
+
+Children that could win at no price, whatever the tokens after the changed one cost, are never carried to the logits:
+in a causal model that changes no result.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,7 +41,7 @@ from vesalius.errors import VesaliusError
 from vesalius.figures import Figure
 from vesalius.generation import generate
 from vesalius.method import method, progress
-from vesalius.metrics import bootstrap, family_wise, token_losses
+from vesalius.metrics import bootstrap, family_wise, percentiles, token_losses
 from vesalius.model import Model
 from vesalius.result import Headline, Result
 from vesalius.site import Site
@@ -49,8 +52,6 @@ UNIFORM = 4
 """One child in so many draws its token from all, and not by the gradient."""
 SAMPLE = 256
 """Windows of text, and random prompts, whose fluency is measured and shown."""
-SCALE = 1024
-"""Windows of text from which the scale of what is climbed comes, and that of a twin's features."""
 BEST = 8
 """Windows of text that are shown as the best of all."""
 REPLACEMENTS = 16
@@ -68,10 +69,10 @@ class DreamPrompts(Result):
     """Prompts of one feature; values are in standard deviations above its mean over windows of text."""
 
     feature: str
-    climbed: str
-    """The site that was climbed at: before the nonlinearity, where there is one."""
+    site: str
+    """Where it is read: before the nonlinearity, where there is one."""
     prices: Float[Tensor, " price"]
-    """Standard deviations of what is climbed that one nat a token costs."""
+    """Standard deviations that one nat a token costs."""
     prompts: Int[Tensor, "restart kept token"]
     """Token ids, without BOS: one for each price, and last the fluent one, held to the fluency of text."""
     strings: list
@@ -79,18 +80,23 @@ class DreamPrompts(Result):
     values: Float[Tensor, "restart kept"]
     losses: Float[Tensor, "restart kept"]
     """Nats a token."""
+    activations: Float[Tensor, "restart kept"]
+    """The feature as it is, behind its nonlinearity."""
     interval: list
-    """95% bootstrap interval over restarts of the mean value of the fluent prompts."""
+    """95% bootstrap interval of the share, over windows of text."""
     chance: float
-    """What one in a hundred features of shuffled twins passes."""
+    """The share that one in a hundred features of shuffled twins passes."""
     untrained: dict
-    """`values` and `losses` `[feature, kept]` of the prompts made for the twin's features, in theirs."""
+    """`values` and `losses` `[feature, kept]` of the prompts made for the twin's features, in theirs, and `shares`."""
     text: dict
-    """`values`, `losses`, `strings` of the best windows and a sample, the `best` value of all and the mean `loss`."""
+    """`values`, `losses`, `strings` of the best windows and a sample; the `best` value of all and its `activation`; the
+    mean `loss`."""
     random: dict
     """The same of random prompts."""
     shown: list
     """Prompts and windows: `{"label", "tokens", "drops", "losses"}`, a number for each token."""
+    share: float
+    """The best window of text over the most active prompt of all restarts, both above the mean; 1 at most."""
     mean: float
     sd: float
     choices: dict
@@ -103,36 +109,46 @@ class DreamPrompts(Result):
         return ~beaten.any(1).view_as(self.values)
 
     def headlines(self) -> list[Headline]:
-        fluent, losses = self.values[:, -1], self.losses[:, -1]
-        most, best = self.values.max(1), self.text["best"]
+        fluent, losses, best = self.values[:, -1], self.losses[:, -1], self.text["best"]
+        most, passed = self.values.max(1), int((self.values[:, -1] > self.text["best"]).sum())
         wild = self.losses.gather(1, most.indices[:, None]).mean().item()
-        note = "control: features of a shuffled twin, raised in the same way and as fluently"
+        note = (
+            "control: features of a shuffled twin, raised in the same way; 1: no prompt does more than text"
+        )
         if not self.sd:
-            note = "it never varies on this text, so there is no scale to judge it by"
+            note = "it never varies on this text"
         return [
             Headline(
-                "value of fluent prompts made to raise it, sd",
-                fluent.mean().item(),
+                "share of what optimised prompts reach that text reaches",
+                self.share,
                 self.chance,
                 (self.interval[0], self.interval[1]),
                 self.sd > 0 and self.interval[0] > self.chance,
                 note,
             ),
-            Headline(
-                "value of the best window of text, sd",
-                best,
-                note=f"of {self.text['tried']:,}; {int((fluent > best).sum())} of {len(fluent)} fluent prompts pass it",
-            ),
+            Headline("value of the best window of text, sd", best, note=f"of {self.text['tried']:,}"),
             Headline(
                 "value of the best random prompt, sd",
                 self.random["best"],
                 note=f"of {self.random['tried']:,}",
             ),
             Headline(
-                "value of prompts made to raise it, fluent or not, sd",
+                "value of prompts made to raise it, sd",
                 most.values.mean().item(),
                 interval=bootstrap(most.values, seed=0),
                 note=f"at {wild:.3g} nats a token",
+            ),
+            Headline(
+                "value of prompts made to raise it and as fluent as text, sd",
+                fluent.mean().item(),
+                interval=bootstrap(fluent, seed=0),
+                note=f"{passed} of {len(fluent)} pass the best window of text",
+            ),
+            Headline(
+                "activation of the fluent prompts, as the feature has it",
+                self.activations[:, -1].mean().item(),
+                interval=bootstrap(self.activations[:, -1], seed=0),
+                note=f"the best window of text: {self.text['activation']:.3g}",
             ),
             Headline(
                 "cross-entropy of the fluent prompts, nats a token",
@@ -196,12 +212,12 @@ def dream_prompts(
     feature: Feature,
     *,
     length: int = 12,
-    steps: int = 48,
+    steps: int = 40,
     restarts: int = 4,
     prices: int = 5,
-    children: int = 12,
-    top: int = 256,
-    untrained: int = 6,
+    children: int = 8,
+    top: int = 64,
+    untrained: int = 8,
     text: str | None = None,
     seed: int = 0,
 ) -> DreamPrompts:
@@ -209,47 +225,52 @@ def dream_prompts(
 
     A prompt is kept for each of the `prices`, and one that is held to the fluency of text; each has `children` at each
     of `steps`, by the gradient among the `top` tokens. `untrained` features of a shuffled twin are raised in the same
-    way. `text` is what windows are cut from (None: the held-out sample). The first headline has evidence if the whole
-    interval over `restarts` is above what one in a hundred of the twin's features passes. Raises VesaliusError for a
-    site that has no row for each token, and if no prompt was found that the tokenizer reads back as it is.
+    way. `text` is what windows are cut from (None: the held-out sample). There is evidence that the feature was learnt
+    from text if the whole interval of the share that text reaches, of the best prompt of all `restarts`, is above
+    what one in a hundred of the twin's features passes. Raises VesaliusError for a site that has no row for each
+    token, and if no prompt was found that the tokenizer reads back as it is.
     """
     tried = steps * (prices + 1) * children
     windows, described = _windows(model, text, length, tried, seed)
-    some = windows[_spread(len(windows), SCALE)]
     limit = _each(model, windows[_spread(len(windows))]).sum(1).mean().item() / _predicted(model, length)
     allowed, generator = _allowed(model), torch.Generator().manual_seed(seed)
     costs = torch.logspace(*torch.tensor(PRICES).log10().tolist(), prices)
 
-    def search(reader: Model, wanted: list[Feature], what: str) -> _Search:
-        climbed = _Reading(reader, [_climbed(reader, one) for one in wanted], some)
-        found = _Search(model, climbed, allowed, costs, limit, length, generator)
+    def search(read: _Reading, what: str) -> _Search:
+        found = _Search(model, read, allowed, costs, limit, length, generator)
         found.run(progress(range(steps), what), children=children, top=min(top, len(allowed) - 1))
         return found
 
-    judged = _Reading(model, [feature], windows)
-    own = search(model, [feature] * restarts, "prompts")
-    twin = model.shuffled_twin(seed + 1)
-    others = _others(twin, judged, some, untrained, generator)
-    null, nulls = search(twin, others, "prompts for a shuffled twin"), _Reading(twin, others, some)
+    read, twin = _unbent(model, feature), model.shuffled_twin(seed + 1)
+    judged = _Reading(model, [read], windows)
+    own = search(_Reading(model, [read] * restarts, windows), "prompts")
+    nulls = _Reading(twin, _others(twin, read, windows, untrained, generator), windows)
+    null = search(nulls, "prompts for a shuffled twin")
 
-    values = judged.of(own.ids.flatten(0, 1)[None]).view_as(own.nats)
-    raised = nulls.of(null.ids).where(nulls.sd > 0, 0.0)
+    dreams, raised = own.ids.flatten(0, 1), nulls.of(null.ids)
+    values = judged.of(dreams[None]).view_as(own.nats)
+    share, low, high = _share(judged.heights[0], values.max().item(), seed=seed)
+    beside = (nulls.heights.amax(1) / raised.amax(1).clamp(min=1e-6)).clamp(max=1)
     best, drawn = judged.heights[0].topk(min(BEST, len(windows))).indices, own.random((tried, length))
+    active = feature.value(_last(model, feature.site, torch.cat([dreams, windows[best[:1]]])))
     rows = {f"restart {number + 1}": row for number, row in enumerate(own.ids[:, -1])}
-    rows["fluent or not"] = own.ids.flatten(0, 1)[values.argmax()]
+    rows["fluent or not"] = dreams[values.argmax()]
     rows |= {f"text, {place}": windows[at] for place, at in zip(("best", "second", "third"), best)}
+    of_text = _points(judged, windows, torch.cat([best, _spread(len(windows))]))
     return DreamPrompts(
         feature=str(feature),
-        climbed=own.climbed.features[0].site,
+        site=judged.site,
         prices=costs,
         prompts=own.ids,
         strings=[_texts(model, row) for row in own.ids],
         values=values,
         losses=own.nats,
-        interval=list(bootstrap(values[:, -1], seed=seed)),
-        chance=family_wise(raised[:, -1:]),
-        untrained={"values": raised, "losses": null.nats},
-        text=_points(judged, windows, torch.cat([best, _spread(len(windows))])) | {"loss": limit},
+        activations=active[:-1].view_as(values),
+        share=share,
+        interval=[low, high],
+        chance=family_wise(beside[:, None]),
+        untrained={"values": raised, "losses": null.nats, "shares": beside},
+        text=of_text | {"loss": limit, "activation": active[-1].item()},
         random=_points(judged, drawn, _spread(len(drawn))),
         shown=_shown(judged, rows, own.random((len(rows), REPLACEMENTS, length))),
         mean=judged.mean.item(),
@@ -266,10 +287,10 @@ def dream_prompts(
     )
 
 
-def _climbed(model: Model, feature: Feature) -> Feature:
+def _unbent(model: Model, feature: Feature) -> Feature:
     """The feature before what flattens it: the threshold of a latent, the nonlinearity of a neuron.
 
-    A neuron that is a product of two, as in a gated MLP, is climbed as it is.
+    A neuron that is a product of two, as in a gated MLP, stays as it is.
     """
     if feature.read is not None:
         return replace(feature, nonlinear=None)
@@ -472,36 +493,25 @@ def _by_token(model: Model, total: Callable[[], Tensor]) -> Float[Tensor, "row p
 
 
 def _others(
-    twin: Model,
-    judged: _Reading,
-    windows: Int[Tensor, "window token"],
-    count: int,
-    generator: torch.Generator,
+    twin: Model, read: Feature, windows: Int[Tensor, "window token"], count: int, generator: torch.Generator
 ) -> list[Feature]:
-    """Features of the twin to be raised in the same way.
+    """Units of the feature's site drawn at random; for a direction, random directions of its length."""
+    width = _last(twin, read.site, windows[:1]).shape[1]
+    if read.read is None:
+        units = torch.randint(width, (count,), generator=generator)
+        return [replace(read, index=unit) for unit in units.tolist()]
+    vectors = F.normalize(torch.randn(count, width, generator=generator), dim=1) * read.read.norm().cpu()
+    return [replace(read, read=vector, label="random") for vector in vectors]
 
-    For a neuron, units of its site drawn at random; for a direction, random directions of its length; for a latent,
-    such directions cut at a threshold that they pass in as many windows as it does.
-    """
-    feature, acts = judged.features[0], _last(twin, judged.site, windows)
-    if feature.read is None:
-        units = torch.randint(acts.shape[1], (count,), generator=generator)
-        return [replace(feature, index=unit) for unit in units.tolist()]
-    vectors = (
-        F.normalize(torch.randn(count, acts.shape[1], generator=generator), dim=1) * feature.read.norm().cpu()
-    )
-    cut: list[Callable[[Tensor], Tensor] | None] = [None] * count
-    if feature.nonlinear is not None:
-        silent = (judged.heights <= judged.heights.min()).float().mean()
-        thresholds = (acts @ vectors.T).quantile(silent, dim=0)
-        cut = [
-            lambda acts, vector=vector, low=low: (acts @ vector.to(acts) - low).clamp(min=0)
-            for vector, low in zip(vectors, thresholds.tolist())
-        ]
-    return [
-        replace(feature, read=vector, nonlinear=own, label="random")
-        for vector, own in zip(vectors, cut, strict=True)
-    ]
+
+def _share(
+    heights: Float[Tensor, " window"], reached: float, *, seed: int, draws: int = 400
+) -> tuple[float, float, float]:
+    """The best window over what was reached, at most 1, and its interval when windows are drawn again."""
+    generator = torch.Generator().manual_seed(seed)
+    again = heights[torch.randint(len(heights), (draws, len(heights)), generator=generator)].amax(1)
+    low, high = percentiles((again / max(reached, 1e-6)).clamp(0, 1))
+    return min(max(heights.max().item() / max(reached, 1e-6), 0.0), 1.0), low.item(), high.item()
 
 
 def _points(judged: _Reading, ids: Int[Tensor, "row token"], shown: Int[Tensor, " shown"]) -> dict:
@@ -567,9 +577,10 @@ def _spread(rows: int, count: int = SAMPLE) -> Int[Tensor, " shown"]:
 @torch.no_grad()
 def _last(model: Model, site: str, ids: Int[Tensor, "row token"]) -> Float[Tensor, "row width"]:
     """A site's rows at the last token. Raises VesaliusError if it has no row for each token."""
+    (address,) = sites_of(model, site)
     rows = []
     for part in _begun(model, ids).split(ROWS):
-        value = model.value_at(site, part)
+        value = model.value_at(str(address), part)
         if value.dim() != 3:
             raise VesaliusError(
                 f"'{site}' is of shape {list(value.shape)}; expected a row for each token, as of 'neurons@0'"
