@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from vesalius.dictionaries.kernels import Support, decode, preactivations
+from vesalius.dictionaries.kernels import Everywhere, Support, decode, preactivations
 from vesalius.dictionaries.resampling import SHARE, drawn, resample
 from vesalius.dictionaries.rows import TensorRows
 from vesalius.dictionaries.sparse import SparseDictionary
@@ -43,8 +43,9 @@ def training(activation, *, latents=24, batch=64, steps=20, data=None, **plan):
 # ----------------------------------------------------------------------------------------------------------- products
 
 
+@pytest.mark.parametrize("kind", ["listed", "everywhere"])
 @pytest.mark.parametrize("shift", [0.0, 1.0, 99.0], ids=["crowded", "few", "none"])
-def test_sparse_gradients_are_the_dense_ones(shift):
+def test_sparse_gradients_are_the_dense_ones(shift, kind):
     generator = torch.Generator().manual_seed(1)
     draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.double)  # noqa: E731
     x, parameters = draw(7, 5), [draw(11, 5), draw(11) - shift, draw(5), draw(11, 5)]
@@ -57,9 +58,11 @@ def test_sparse_gradients_are_the_dense_ones(shift):
     def sparse(encoder, bias, centre, decoder):
         with torch.no_grad():
             pre = (x - centre) @ encoder.T + bias
-            support = Support.of_mask(pre > 0)
+            support = (
+                Support.of_mask(pre > 0) if kind == "listed" else Everywhere(*pre.shape, device=pre.device)
+            )
         before = preactivations(support, support.of(pre), x - centre.detach(), encoder, bias, centre)
-        return decode(support, before, decoder)
+        return decode(support, before.relu(), decoder)
 
     upstream = draw(7, 5)
     torch.testing.assert_close(sparse(*parameters), dense(*parameters))
@@ -81,6 +84,31 @@ def test_unordered_latents_have_the_same_gradients():
     ours = torch.autograd.grad(decode(support, codes, decoder), [codes, decoder], upstream)
     made = torch.zeros(6, 40).index_put((support.rows, support.latents), codes) @ decoder
     torch.testing.assert_close(ours, torch.autograd.grad(made, [codes, decoder], upstream))
+
+
+@pytest.mark.parametrize("kind", ["relu_l1(0.01)", "april(1.0)"])
+def test_whole_matrices_at_the_start_compute_what_lists_compute(kind, monkeypatch):
+    """A rectifier lets half pass at first; rows are taken in parts, some of which may be crowded and some not."""
+
+    def learned(crowded: float, part: int) -> tuple[Training, set]:
+        monkeypatch.setattr("vesalius.dictionaries.variants.variant.CROWDED", crowded)
+        monkeypatch.setattr("vesalius.dictionaries.training.PART", part)
+        run = training(kind, lr=0.003)
+        supports = set()
+        for step in range(6):
+            supports.add(type(run.forward(run.stream.batch(step)).support))
+            run.advance(run.stream.batch(step))
+        return run, supports
+
+    lists, kinds = learned(2.0, 2**22)
+    assert kinds == {Support}
+    for crowded, part, expected in ((0.2, 2**22, Everywhere), (0.2, 24 * 16, Everywhere), (0.5, 24, Support)):
+        whole, kinds = learned(crowded, part)
+        assert expected in kinds
+        for ours, theirs in zip(whole.weights.named().values(), lists.weights.named().values()):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(whole.window, lists.window)
+        assert whole.last.equal(lists.last)
 
 
 def test_largest_of_batch_is_exact():

@@ -10,6 +10,7 @@ product is one call of a routine that CPU and GPU have:
    active places in the order of the latents;
 4. the gradient of the bias before the encoder, one product of a vector with a matrix instead of two matrices.
 
+A rectifier begins by letting half pass; there whole matrices are faster, and no list of the active places is made.
 Matrices are held with one row for each latent.
 """
 
@@ -25,8 +26,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
-CROWDED = 0.3
-"""Share of active latents from which on whole matrices are faster; a rectifier begins by letting half pass."""
+CROWDED, CROWDED_INNER = 0.35, 0.2
+"""Shares of active latents from which on whole matrices are faster: of sums, and of inner products at active places."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,8 @@ class Support:
         """Rows of one dictionary, one part after another."""
         if len(parts) == 1:
             return parts[0]
+        if all(isinstance(part, Everywhere) for part in parts):
+            return Everywhere(sum(map(len, parts)), parts[0].width, parts[0].device)
         starts, first, active = [parts[0].starts[:1]], 0, 0
         rows = []
         for part in parts:
@@ -86,9 +89,9 @@ class Support:
         return self.rows * self.width + self.latents
 
     @property
-    def crowded(self) -> bool:
-        """Whether so many are active that the products of whole matrices are the faster ones."""
-        return len(self.latents) > CROWDED * len(self) * self.width
+    def share(self) -> float:
+        """Of all places, how many are active."""
+        return len(self.latents) / (len(self) * self.width)
 
     def of(self, dense: Float[Tensor, "row latent"]) -> Float[Tensor, " active"]:
         """The entries at the active places."""
@@ -101,7 +104,49 @@ class Support:
 
     def sums(self, values: Float[Tensor, " active"]) -> Float[Tensor, " latent"]:
         """The sum of the values of each latent."""
-        return values.new_zeros(self.width).index_add_(0, self.latents, values)
+        return values.new_zeros(self.width).index_add(0, self.latents, values)
+
+    def row_sums(self, values: Float[Tensor, " active"]) -> Float[Tensor, " row"]:
+        """The sum of the values of each row."""
+        return values.new_zeros(len(self)).index_add(0, self.rows, values)
+
+
+class Everywhere(Support):
+    """Every latent in every row: the codes of those that are not active are zeros among the others."""
+
+    def __init__(self, count: int, width: int, device: torch.device) -> None:
+        self.__dict__.update(count=count, width=width, device=device)
+
+    def __len__(self) -> int:
+        return self.count
+
+    @cached_property
+    def starts(self) -> Int[Tensor, " row_and_one"]:
+        return torch.arange(self.count + 1, device=self.device) * self.width
+
+    @cached_property
+    def rows(self) -> Int[Tensor, " active"]:
+        return torch.arange(self.count, device=self.device).repeat_interleave(self.width)
+
+    @cached_property
+    def latents(self) -> Int[Tensor, " active"]:
+        return torch.arange(self.width, device=self.device).repeat(self.count)
+
+    @property
+    def share(self) -> float:
+        return 1.0
+
+    def of(self, dense: Float[Tensor, "row latent"]) -> Float[Tensor, " active"]:
+        return dense.flatten()
+
+    def dense(self, values: Float[Tensor, " active"]) -> Float[Tensor, "row latent"]:
+        return values.view(self.count, self.width)
+
+    def sums(self, values: Float[Tensor, " active"]) -> Float[Tensor, " latent"]:
+        return self.dense(values).sum(0)
+
+    def row_sums(self, values: Float[Tensor, " active"]) -> Float[Tensor, " row"]:
+        return self.dense(values).sum(1)
 
 
 def preactivations(
@@ -127,10 +172,10 @@ def inner(
     support: Support, rows: Float[Tensor, "row width"], latents: Float[Tensor, "latent width"]
 ) -> Float[Tensor, " active"]:
     """The inner product of a row and a latent's vector at each active place."""
+    if support.share > CROWDED_INNER:
+        return support.of(rows @ latents.T)
     if not len(support.latents):
         return rows.new_zeros(0)
-    if support.crowded:
-        return support.of(rows @ latents.T)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sparse CSR is "in beta state"
         pattern = torch.sparse_csr_tensor(
@@ -164,7 +209,7 @@ class _Decode(Function):
     def forward(ctx, codes, decoder, support):
         ctx.support = support
         ctx.save_for_backward(codes, decoder)
-        if support.crowded:
+        if support.share > CROWDED:
             return support.dense(codes) @ decoder
         return _bags(support.latents, decoder, support.starts, codes)
 
@@ -183,7 +228,7 @@ def _over_rows(
     support: Support, values: Float[Tensor, " active"], rows: Float[Tensor, "row width"]
 ) -> Float[Tensor, "latent width"]:
     """For each latent, the sum of the rows in which it is active, each times its value there."""
-    if support.crowded:
+    if support.share > CROWDED:
         return support.dense(values).T @ rows
     order, of_row, starts = support.by_latent
     return _bags(of_row, rows, starts, values.index_select(0, order))

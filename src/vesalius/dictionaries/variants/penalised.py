@@ -5,7 +5,7 @@ from torch import Tensor
 
 from vesalius.dictionaries.kernels import Support, decode
 from vesalius.dictionaries.resampling import Resampling
-from vesalius.dictionaries.variants.variant import Pass, Passes, Variant, positive, variant
+from vesalius.dictionaries.variants.variant import Pass, Passes, Variant, positive, rectified, variant
 from vesalius.dictionaries.weights import Folded, Weights
 
 
@@ -26,11 +26,10 @@ def relu_l1(
     """
 
     def loss(p: Pass) -> Tensor:
-        penalty = p.before.new_zeros(len(p.target)).index_add(0, p.support.rows, p.codes)
-        return (p.target - p.made).square().mean(1) + l1 * penalty
+        return (p.target - p.made).square().mean(1) + l1 * p.support.row_sums(p.codes)
 
     return Variant(
-        active=positive,
+        active=rectified,
         loss=lambda p: loss(p).mean(),
         tied=False,
         scale="none",
@@ -50,11 +49,11 @@ def april(l1: float = 5.0) -> Variant:
     """
 
     def loss(p: Pass) -> Tensor:
-        penalty = (p.codes * p.weights.decoder_norms()[p.support.latents]).sum() / len(p.target)
+        penalty = p.support.sums(p.codes) @ p.weights.decoder_norms() / len(p.target)
         return p.squared * p.target.shape[1] + l1 * min(1.0, p.progress / 0.05) * penalty
 
     return Variant(
-        active=positive, loss=loss, unit_norm=False, length=0.1, centred=False, lr=1e-4, decay=0.2, clip=1.0
+        active=rectified, loss=loss, unit_norm=False, length=0.1, centred=False, lr=1e-4, decay=0.2, clip=1.0
     )
 
 
