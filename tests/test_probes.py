@@ -115,6 +115,14 @@ def test_a_warm_start_and_pieces_change_nothing(monkeypatch):
         assert torch.allclose(whole.probabilities(acts), other.probabilities(acts), atol=2e-3)
 
 
+def test_a_mean_that_is_far_from_zero_costs_nothing():
+    acts, labels = planted()
+    far = acts + 1000 * acts.std()
+    near = scored(logistic(labelled()), acts[:, TRAIN:], labels[TRAIN:]).overall
+    moved = logistic(Labelled.of(far[:, :TRAIN], labels[:TRAIN]))
+    assert (scored(moved, far[:, TRAIN:], labels[TRAIN:]).overall - near).abs().max() < 0.005
+
+
 def test_a_hidden_layer_reads_what_a_line_cannot():
     generator = torch.Generator().manual_seed(0)
     acts = torch.randn(1, 2000, 6, generator=generator)

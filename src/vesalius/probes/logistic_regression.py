@@ -169,22 +169,24 @@ class _Loss:
         layers, _, classes, targets = weights.shape
         chosen = [layer.nonzero()[:, 0] for layer in working]
         parts = [weights[l][:, :-1, chosen[l]].flatten(1).contiguous() for l in range(layers)]
-        slopes = [torch.zeros_like(part) for part in parts]
+        biases = [part[-1] - mean @ part[:-1] for part, mean in zip(parts, self.mean)]
+        slopes = [torch.zeros_like(part.T) for part in parts]
         loss = torch.zeros(layers, targets, dtype=torch.float64, device=weights.device)
         for acts, labels in self.labelled.again():
             for l in range(layers):
                 if not len(chosen[l]):
                     continue
-                x = acts[l].float() - self.mean[l]
-                scores = torch.addmm(parts[l][-1], x, parts[l][:-1])
+                x = acts[l].float()
+                scores = torch.addmm(biases[l], x, parts[l][:-1])
                 truth = labels if len(chosen[l]) == targets else labels[:, chosen[l]]
                 nats, residual = _cross_entropy(scores, truth, classes)
                 loss[l, chosen[l]] += nats
-                slopes[l][:-1].addmm_(x.T, residual)
-                slopes[l][-1] += residual.sum(0)
+                slopes[l][:, :-1].addmm_(residual.T, x)
+                slopes[l][:, -1] += residual.sum(0)
         gradient, known = torch.zeros_like(weights), self.known
         for l in range(layers):
-            slope = rearrange(slopes[l], "w (c t) -> w c t", c=classes - 1)
+            slopes[l][:, :-1] -= torch.outer(slopes[l][:, -1], self.mean[l])
+            slope = rearrange(slopes[l], "(c t) w -> w c t", c=classes - 1)
             slope = torch.cat([slope, -slope.sum(1, keepdim=True)], 1)
             gradient[l][:, :, chosen[l]] = slope / known[chosen[l]]
         ridge = self.penalty[:, None, None, None] * weights[:, :-1] * working[:, None, None]
