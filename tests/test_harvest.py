@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from architectures_tiny import TINY, randomised
 
 import vesalius as vs
 from vesalius.access import record
@@ -296,6 +297,88 @@ def test_maps_of_pictures_become_rows(tmp_path):
     assert torch.allclose(store[site].rows(0, store.rows)[0], wanted, atol=1e-5) and places.token is None
     some = harvest(model, "shapes:9", site, to=tmp_path / "some", per_context=3)
     assert some.places().document.bincount().tolist() == [3] * 9
+
+
+def test_the_class_token_of_a_vision_transformer_is_left_out(tmp_path):
+    pytest.importorskip("transformers")
+    fit = vs.Preprocessing((8, 8))
+    model = vs.Model(randomised(TINY["vit"][0]()), name="vit", preprocessing=fit)
+    sites = ["resid_post@0", "neurons@1"]
+    store = harvest(model, "shapes:5", sites, to=tmp_path / "patches", dtype="float32")
+    whole = harvest(model, "shapes:5", sites, to=tmp_path / "all", dtype="float32", include_special=True)
+    assert (store.rows, whole.rows) == (5 * 16, 5 * 17)
+    assert set(store.places().position.tolist()) == set(range(1, 17)) and 0 in whole.places().position
+    with torch.no_grad(), record(model, sites) as acts:
+        model(torch.stack([open_images("shapes:5").fitted(n, fit) for n in range(5)]))
+    for one in (store, whole):
+        places = one.places()
+        for site in sites:
+            wanted = acts[site][places.document, places.position]
+            assert torch.allclose(one[site].rows(0, one.rows)[0], wanted, atol=1e-5)
+
+
+def letters(*special):
+    """A tokenizer of letters, after some special tokens."""
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {word: number for number, word in enumerate([*special, *"abcdefghijklmnopqrstuvwxyz"])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="a"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    tokenizer.add_special_tokens(list(special))
+    return tokenizer
+
+
+def test_special_tokens_of_a_tokenizer_are_left_out(tmp_path):
+    pytest.importorskip("transformers")
+    tokenizer = letters("[PAD]", "[CLS]", "[SEP]")
+    model = vs.Model(randomised(TINY["bert"][0]()), name="bert", tokenizer=tokenizer)
+    ids = torch.tensor([[1, 4, 5, 6, 2, 0], [1, 7, 8, 2, 0, 0]])
+    store = harvest(model, ids, "resid_post@0", to=tmp_path / "words")
+    assert sorted(store.places().token.tolist()) == [4, 5, 6, 7, 8]
+    whole = harvest(model, ids, "resid_post@0", to=tmp_path / "all", include_special=True)
+    assert whole.rows == 12
+
+
+@pytest.mark.parametrize("kind", ["binary", "struct"])
+def test_pictures_in_parquet_are_those_of_a_folder(tmp_path, kind):
+    pyarrow = pytest.importorskip("pyarrow")
+    from PIL import Image
+    from pyarrow import parquet
+
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number in range(7):
+        pixels = (open_images("shapes:7")[number] * 255).byte().permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    data = [(folder / f"{number}.png").read_bytes() for number in range(7)]
+    cells = data if kind == "binary" else [{"bytes": one, "path": f"{n}.png"} for n, one in enumerate(data)]
+    (tmp_path / "table").mkdir()
+    table = pyarrow.table({"image": cells, "label": list(range(7))})
+    parquet.write_table(table, tmp_path / "table/train-0.parquet", row_group_size=3)
+    model = curve_network()
+    site = model.layer_sites()[0]
+    given = dict(per_context=4, dtype="float32", batch=3)
+    wanted = harvest(model, folder, site, to=tmp_path / "a", **given)
+    for number, source in enumerate((tmp_path / "table", tmp_path / "table/train-0.parquet")):
+        store = harvest(model, source, site, to=tmp_path / f"b{number}", **given)
+        assert store.plan.data_hash == wanted.plan.data_hash and store.shards == wanted.shards
+    parquet.write_table(pyarrow.table({"label": [1]}), tmp_path / "none.parquet")
+    with pytest.raises(VesaliusError, match=r"columns label \(int64\); expected exactly one of pictures"):
+        harvest(model, tmp_path / "none.parquet", site, to=tmp_path / "c")
+    cells[2] = b"broken" if kind == "binary" else {"bytes": None, "path": "nowhere.png"}
+    parquet.write_table(pyarrow.table({"image": cells}), tmp_path / "damaged.parquet")
+    assert list(open_images(tmp_path / "damaged.parquet").skipped) == ["damaged.parquet row 2"]
+
+
+def test_contexts_of_a_corpus_are_mixed_and_keep_their_documents(tmp_path):
+    module = ToyTransformer(n_layers=1, d_model=8, n_heads=2, d_vocab=27, n_ctx=6, seed=1)
+    model = vs.Model(module, bos=0, name="letters", tokenizer=letters("[BOS]"))
+    texts = [chr(97 + number % 26) * 5 for number in range(300)]
+    store = harvest(model, texts, "embed", to=tmp_path, length=6, shard_rows=50)
+    places = store.places(0, store.rows)
+    assert torch.equal(places.token, torch.tensor([1 + n % 26 for n in places.document.tolist()]))
+    first = store.places(0, store.shards[0].rows).document
+    assert first.max() - first.min() > 150, "a shard is a sample of the whole corpus"
+    assert sorted(places.document.unique().tolist()) == list(range(300))
 
 
 # ------------------------------------------------------------------------------------------------------ reducers

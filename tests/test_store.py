@@ -1,5 +1,10 @@
 """A store gives the same rows whatever it lies on and however it is read, and goes on where a run was stopped."""
 
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
 import pytest
 import torch
 
@@ -9,6 +14,7 @@ from vesalius.data.corpora import contexts, open_corpus
 from vesalius.dictionaries.rows import Rows
 from vesalius.errors import VesaliusError
 from vesalius.store import StoredRows, harvest, open_store
+from vesalius.store.order import run_of
 
 SITES = ["embed", "resid_post@0"]
 IDS = torch.randint(1, 40, (200, 12), generator=torch.Generator().manual_seed(0))
@@ -27,19 +33,20 @@ def store(model, request, tmp_path_factory):
 
 
 def test_mapped_and_read_in_ranges_are_the_same(store):
-    mapped, ranged = (
-        StoredRows(store, ("embed", "resid_post@0"), pool=600, mapped=how) for how in (True, False)
-    )
+    mapped, ranged = (StoredRows(store, ("embed", "resid_post@0"), mapped=how) for how in (True, False))
     assert isinstance(store[SITES], Rows) and mapped.mapped and not ranged.mapped
     for step in (0, 1, 2, 11, 5, 40):
         for a, b in zip(mapped.batch(step, 170, seed=4), ranged.batch(step, 170, seed=4), strict=True):
             assert torch.equal(a, b) and a.dtype == torch.float32 and a.shape == (170, 8)
     assert all(torch.equal(a, b) for a, b in zip(mapped.rows(400, 1300), ranged.rows(400, 1300)))
-    assert 600 <= mapped.pool < 1200 and store["embed"].pool == store.rows == 2400
+    assert store.rows == 2400 and mapped.run == run_of(store.plan.contexts_per_shard) == 10
+    before = mapped.batch(0, 170)[0].clone()
+    mapped.batch(0, 170)[0].zero_()
+    assert torch.equal(mapped.batch(0, 170)[0], before), "what is handed out is not what is kept"
 
 
 def test_each_row_comes_once_in_an_epoch_and_sites_stay_together(store):
-    rows = store[SITES].mixed(700)
+    rows = store[SITES]
     batches = [
         torch.cat(rows.batch(step, 80, seed=2, rank=rank, world=3), 1)
         for rank in range(3)
@@ -68,6 +75,39 @@ def test_a_store_behind_a_url_is_the_same(model, store, tmp_path):
     assert torch.equal(remote.places(450, 600).token, store.places(450, 600).token)
     with pytest.raises(VesaliusError, match="cannot be opened"):
         open_store("nowhere://acts")
+
+
+class Files(SimpleHTTPRequestHandler):
+    """A folder over HTTP, and ranges of its files."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        path, wanted = Path(self.translate_path(self.path)), self.headers.get("Range")
+        if wanted is None or not path.is_file():
+            super().do_GET()
+            return
+        first, last = map(int, wanted.removeprefix("bytes=").split("-"))
+        data = path.read_bytes()
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+        self.end_headers()
+        self.wfile.write(data[first : last + 1])
+
+
+def test_a_store_behind_http_is_read_in_ranges(model, store):
+    pytest.importorskip("aiohttp")
+    pytest.importorskip("fsspec")
+    handler = partial(Files, directory=store.folder.place)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_port}"
+        remote = open_store(place)
+        assert torch.equal(remote["embed"].batch(3, 100)[0], store["embed"].batch(3, 100)[0])
+        with pytest.raises(VesaliusError, match="can only be read"):
+            remote.folder.write("x", [b"x"])
+        server.shutdown()
 
 
 def test_what_is_not_there_is_named(tmp_path):
@@ -127,6 +167,7 @@ def test_contexts_are_cut_from_one_stream_and_know_their_documents():
         ([{"body": "x"}], "the fields body"),
         ([3], "row 0 of list is int"),
         (iter(["x"]), "only once"),
+        ({"train": ["x"]}, "train were given under their names; expected one"),
     ],
 )
 def test_bad_corpora_are_one_sentence(given, told, tmp_path):

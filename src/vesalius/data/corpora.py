@@ -91,6 +91,8 @@ def open_corpus(data: str | Path | Corpus | Iterable[Any], *, field: str = "text
             f"'{data}' does not exist; expected {', '.join(FORMATS)}, a folder of them, '{HELDOUT}' or a text"
             f"{nearest(str(data), [HELDOUT, *_siblings(path)])}"
         )
+    if isinstance(data, Mapping):
+        raise VesaliusError(f"{', '.join(map(str, data))} were given under their names; expected one of them")
     if isinstance(data, Iterator):
         raise VesaliusError("documents that can be read only once were given; expected a list or a dataset")
     return Corpus(type(data).__name__, lambda: _rows(data, field, type(data).__name__))

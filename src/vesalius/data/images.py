@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vesalius.data.picture_file import DAMAGE, Picture, PictureFile, read_picture, reason
+from vesalius.data.picture_table import SUFFIX, dataset_pictures, parquet_pictures
 from vesalius.data.shapes import CLASSES, shapes
 from vesalius.errors import VesaliusError, nearest
 from vesalius.preprocessing import Preprocessing
@@ -122,8 +123,9 @@ class Images:
 def open_images(source: str | Path | Tensor | Images | Sequence[str | Path]) -> Images:
     """Pictures from a folder, a `.tar`, a file, a list of files, a tensor, "shapes", "shapes:500" or "skimage".
 
-    The subfolders of a folder are the classes of what lies in them. "skimage" is the photographs that come with
-    scikit-image. Raises VesaliusError if there is nothing to read, or nothing that can be read.
+    Also from a Parquet file, or a folder of them, or a Hugging Face dataset: see `picture_table`. The subfolders of a
+    folder are the classes of what lies in them. "skimage" is the photographs that come with scikit-image. Raises
+    VesaliusError if there is nothing to read, or nothing that can be read.
     """
     if isinstance(source, Images):
         return source
@@ -133,6 +135,9 @@ def open_images(source: str | Path | Tensor | Images | Sequence[str | Path]) -> 
         return _skimage()
     if isinstance(source, str | Path):
         return _shapes(str(source)) if str(source).partition(":")[0] == "shapes" else _place(source)
+    rows = dataset_pictures(source)
+    if rows is not None:
+        return _stored(rows, source="a dataset")
     return _stored([PictureFile(str(one), Path(one)) for one in source], source=f"a list of {len(source)}")
 
 
@@ -145,9 +150,8 @@ def _place(source: str | Path) -> Images:
         found = sorted(one for one in path.rglob("*") if one.is_file() and not one.name.startswith("."))
         if not found:
             raise VesaliusError(f"the folder '{path}' is empty; expected pictures in it")
-        return _stored(
-            [PictureFile(one.relative_to(path).as_posix(), one) for one in found], source=str(path)
-        )
+        named = [(one.relative_to(path).as_posix(), one) for one in found]
+        return _stored([file for name, one in named for file in _files(name, one)], source=str(path))
     if not path.exists():
         near = nearest(str(source), ["shapes", "skimage"])
         raise VesaliusError(
@@ -155,8 +159,14 @@ def _place(source: str | Path) -> Images:
         )
     if path.suffix == ".tar":
         return _archive(path)
+    if path.suffix == SUFFIX:
+        return _stored(_files(path.name, path), source=str(path))
     PictureFile(str(path), path).checked()
     return _stored([PictureFile(path.name, path)], source=str(path))
+
+
+def _files(name: str, path: Path) -> list[PictureFile]:
+    return parquet_pictures(path, name=name) if path.suffix == SUFFIX else [PictureFile(name, path)]
 
 
 def _archive(path: Path) -> Images:

@@ -59,6 +59,6 @@ def weights_and_biases(project: str) -> Watch:
             "/".join(filter(None, (entry["name"], key))): entry[key]
             for key in ("loss", "fvu", "l0", "dead", "lr")
         }
-        run.log(shown | {"step": entry["step"]})
+        run.log(shown, step=entry["step"])
 
     return watch

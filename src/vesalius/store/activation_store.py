@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -15,12 +14,15 @@ from vesalius.errors import VesaliusError, nearest
 from vesalius.site import Site
 from vesalius.store.columns import Mapped, Ranged, available, open_column
 from vesalius.store.folder import Folder, LocalFolder, open_folder
-from vesalius.store.order import POOL, Order, Pool
+from vesalius.store.order import Order, one, run_of
 from vesalius.store.plan import Manifest, read_manifest, shard_name
 from vesalius.store.precision import SCALE, STORED, value_of
 from vesalius.store.reduction import FILE as REDUCED
 from vesalius.store.reduction import parts_of
 from vesalius.store.shard import Column, Header, check_shard, read_columns, read_header
+
+AHEAD = 2
+"""Batches that are read while one is used."""
 
 
 class Places(NamedTuple):
@@ -32,15 +34,6 @@ class Places(NamedTuple):
     document: Int[Tensor, " row"]
     token: Int[Tensor, " row"] | None
     """None of pictures."""
-
-
-class Fetched(NamedTuple):
-    """A pool in memory."""
-
-    ranks: Int[np.ndarray, " place"]
-    """Of the row at each place of the pool: how many of its rows lie before that one."""
-    columns: list[Tensor]
-    """The rows as they are kept, in the order in which they lie."""
 
 
 class ActivationStore:
@@ -181,26 +174,23 @@ class ActivationStore:
 class StoredRows:
     """Rows of some sites of a store, to learn from: see `Rows`.
 
-    `batch` draws from an order that is known in advance (see `order`): rows are mixed with `pool` others, and read in
-    blocks. Where the sites fit the memory they are mapped; where not, one pool is read while another is used.
+    `batch` draws from an order that is known in advance (see `order`), in runs of `run` neighbours from all over the
+    store. Where the sites fit the memory they are mapped; where not they are read in ranges, and while one batch is
+    used the next are read.
     """
 
-    def __init__(
-        self, store: ActivationStore, sites: tuple[str, ...], *, pool: int = POOL, mapped: bool | None = None
-    ) -> None:
-        self.store, self.sites, self._pool = store, sites, pool
+    def __init__(self, store: ActivationStore, sites: tuple[str, ...], *, mapped: bool | None = None) -> None:
+        self.store, self.sites = store, sites
         width = dict(zip(store.sites, store.widths))
         self.widths = tuple(width[site] for site in sites)
         size = store.rows * sum(self.widths) * STORED[store.plan.dtype].itemsize
         local = isinstance(store.folder, LocalFolder)
         self.mapped = local and (size < available() if mapped is None else mapped)
         """Whether rows are read as memory."""
-        self._numbers = [store.column(site, mapped=self.mapped) for site in sites]
-        scaled = sites if store.plan.dtype == "int8" else ()
-        self._scales = [store.column(SCALE + site, mapped=self.mapped) for site in scaled]
-        self._columns = [*self._numbers, *self._scales]
-        self._reader = ThreadPoolExecutor(1)
-        self._read: dict[tuple[Order, Pool], Future[Fetched]] = {}
+        scales = [SCALE + site for site in sites] if store.plan.dtype == "int8" else []
+        self._columns = [store.column(label, mapped=self.mapped) for label in (*sites, *scales)]
+        self._readers = ThreadPoolExecutor(AHEAD)
+        self._ahead: dict[tuple[Order, int, int], Future[list[Tensor]]] = {}
 
     def __len__(self) -> int:
         return self.store.rows
@@ -210,60 +200,37 @@ class StoredRows:
 
     @property
     def about(self) -> dict:
-        return {**self.store.about, "sites": list(self.sites), "pool": self.pool}
+        return {**self.store.about, "sites": list(self.sites), "run": self.run}
 
     @property
-    def pool(self) -> int:
-        """How many rows are mixed with each other at least."""
-        return len(self) // Order(len(self), pool=self._pool).pools
-
-    def mixed(self, pool: int) -> "StoredRows":
-        """The same rows, mixed in pools of another size."""
-        return StoredRows(self.store, self.sites, pool=pool, mapped=self.mapped)
+    def run(self) -> int:
+        """How many neighbours stay together."""
+        return run_of(self.store.plan.contexts_per_shard)
 
     def batch(
         self, step: int, size: int, *, seed: int = 0, rank: int = 0, world: int = 1
     ) -> tuple[Float[Tensor, "row width"], ...]:
-        """`size` rows of each site, those from `step · size` on of the endless order of this rank.
-
-        Those of one pool come in the order in which they lie.
-        """
-        order = Order(len(self), seed=seed, rank=rank, world=world, pool=self._pool)
-        parts = [self._part(order, *piece) for piece in order.pieces(step * size, size)]
-        found = [column[0] if len(column) == 1 else torch.cat(column) for column in zip(*parts)]
-        scales = found[len(self.sites) :] or [None] * len(self.sites)
-        return tuple(value_of(numbers, scale) for numbers, scale in zip(found, scales))
+        """`size` rows of each site, those from `step · size` on of the endless order of this rank."""
+        order = Order(len(self), seed=seed, rank=rank, world=world, run=self.run)
+        if self.mapped:
+            return self._values(self._read(order, step * size, size))
+        wanted = [(order, number * size, size) for number in range(step, step + AHEAD + 1)]
+        known, self._ahead = self._ahead, {}
+        for key in wanted:
+            self._ahead[key] = known.get(key) or self._readers.submit(self._read, *key)
+        return self._values(self._ahead.pop(wanted[0]).result())
 
     def rows(self, first: int, last: int) -> tuple[Float[Tensor, "row width"], ...]:
         """The rows from one number to another, in the order in which they lie."""
-        found = [column.stretch(first, last) for column in self._columns]
-        scales = found[len(self.sites) :] or [None] * len(self.sites)
-        return tuple(value_of(numbers, scale) for numbers, scale in zip(found, scales))
+        return self._values([column.floats(one(first, last)) for column in self._columns])
 
-    def _part(self, order: Order, pool: Pool, start: int, stop: int) -> list[Tensor]:
-        """The rows at some places of a pool, of each column."""
-        if self.mapped:
-            rows = np.sort(order.within(pool)[start:stop])
-            return [column.ascending(rows) for column in self._columns]
-        ranks, columns = self._pooled(order, pool)
-        chosen = torch.from_numpy(np.sort(ranks[start:stop]))
-        return [column.index_select(0, chosen) for column in columns]
+    def _read(self, order: Order, first: int, size: int) -> list[Tensor]:
+        runs = order.runs(first, size)
+        return [column.floats(runs) for column in self._columns]
 
-    def _pooled(self, order: Order, pool: Pool) -> Fetched:
-        """The rows of a pool; the pool after it is read meanwhile."""
-        after = order.after(pool)
-        for wanted in (pool, after):
-            if (order, wanted) not in self._read:
-                self._read[order, wanted] = self._reader.submit(self._fetch, order, wanted)
-        self._read = {key: self._read[key] for key in ((order, pool), (order, after))}
-        return self._read[order, pool].result()
-
-    def _fetch(self, order: Order, pool: Pool) -> Fetched:
-        rows = order.within(pool)
-        lying = rows.argsort()
-        ranks = np.empty_like(lying)
-        ranks[lying] = np.arange(len(rows))
-        return Fetched(ranks, [column.ascending(rows[lying]) for column in self._columns])
+    def _values(self, found: list[Tensor]) -> tuple[Float[Tensor, "row width"], ...]:
+        numbers, scales = found[: len(self.sites)], found[len(self.sites) :]
+        return tuple(map(value_of, numbers, scales or [None] * len(numbers)))
 
 
 def open_store(place: str | Path) -> ActivationStore:

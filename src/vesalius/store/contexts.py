@@ -1,5 +1,6 @@
 """What a harvest reads, numbered: contexts of tokens that lie in a file of the store, or pictures.
 
+Those of a corpus are permuted when they are written there; token ids and pictures keep the order they are given in.
 Any stretch of them can be had without the others, which is what makes a shard a function of its number.
 """
 
@@ -9,11 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import IO, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
+from numpy import ndarray
 from torch import Tensor
 
 from vesalius.data.corpora import Corpus, Fingerprint, contexts, open_corpus
@@ -21,9 +23,12 @@ from vesalius.data.images import Images, open_images
 from vesalius.errors import VesaliusError
 from vesalius.model import Model
 from vesalius.store.folder import Folder
+from vesalius.store.order import permuted
 from vesalius.store.shard import Header, read_header, write_shard
 
 FILE = "contexts.safetensors"
+MIXED = 4096
+"""Contexts that are put in their places at once."""
 
 Data = str | Path | Tensor | Images | Corpus | Iterable[Any]
 """A corpus by whatever `open_corpus` takes, token ids `[context, position]`, or pictures: see `open_images`."""
@@ -161,7 +166,10 @@ def special_tokens(model: Model) -> frozenset[int]:
 
 
 def _write(model: Model, corpus: Corpus, folder: Folder, length: int, limit: int | None) -> None:
-    """Tokens go through unnamed files, so that memory does not grow with the corpus."""
+    """Tokens go through unnamed files, so that memory does not grow with the corpus.
+
+    The contexts are permuted among themselves, so that a shard is a sample of the whole corpus.
+    """
     read, count = Fingerprint(), 0
     with tempfile.TemporaryFile() as tokens, tempfile.TemporaryFile() as owners:
         for ids, numbers in contexts(model, corpus, length=length, limit=limit, fingerprint=read):
@@ -170,11 +178,18 @@ def _write(model: Model, corpus: Corpus, folder: Folder, length: int, limit: int
             count += len(ids)
         if not count:
             raise VesaliusError(f"{corpus.source} has fewer tokens than one context of {length}; give more")
-        columns = {
-            name: torch.from_numpy(np.memmap(file, np.int32, "r+", shape=(count, length)))
-            for name, file in (("token", tokens), ("document", owners))
-        }
+        order = permuted(np.arange(count), count, key=0)
+        columns = {"token": _mixed(tokens, order, length), "document": _mixed(owners, order, length)}
         write_shard(folder, FILE, columns, about=_about(str(read), read.documents, limit))
+
+
+def _mixed(file: IO[bytes], order: Int[ndarray, " context"], length: int) -> Int[Tensor, "context position"]:
+    """The contexts of a file in another order, in an unnamed file."""
+    lying = np.memmap(file, np.int32, "r", shape=(len(order), length))
+    with tempfile.TemporaryFile() as mixed:
+        for some in np.array_split(order, -(-len(order) // MIXED)):
+            mixed.write(lying[some].tobytes())
+        return torch.from_numpy(np.memmap(mixed, np.int32, "r+", shape=(len(order), length)))
 
 
 def _about(source: str, documents: int, limit: int | None) -> dict[str, str]:

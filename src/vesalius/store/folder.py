@@ -135,6 +135,10 @@ class RemoteFolder:
         return self._system.cat_ranges(paths, list(firsts), list(lasts), on_error="raise")
 
     def write(self, name: str, parts: Iterable[Any]) -> None:
+        if self.place.startswith(("http://", "https://")):
+            raise VesaliusError(
+                f"'{self.place}' can only be read; expected a folder, or a URL that can be written to"
+            )
         with tempfile.NamedTemporaryFile(suffix=PARTIAL) as file:
             for part in parts:
                 file.write(part)

@@ -13,6 +13,7 @@ the shards that are whole, makes the others, and ends with the same bytes; so do
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from math import isqrt
 from pathlib import Path
 from typing import Literal
 
@@ -64,9 +65,10 @@ def harvest(
 
     `data` is a corpus (see `open_corpus`), token ids `[context, position]`, or pictures. `length` is the tokens of a
     context, by default 256 or as many as the model reads; `limit` is how many contexts (or pictures) are read;
-    `per_context` how many of the positions of each are kept. Tokens that a tokenizer adds (BOS, CLS, padding) are left
-    out unless `include_special`. `reducers` are fed with what is written (`store.reduced`). The engine `ray` makes
-    shards on the cluster at `address`. `watch` is told how many shards of how many are done.
+    `per_context` how many of the positions of each are kept. Tokens that a tokenizer adds (BOS, CLS, padding), and
+    those that a vision transformer has before its patches ([CLS], registers), are left out unless `include_special`.
+    `reducers` are fed with what is written (`store.reduced`). The engine `ray` makes shards on the cluster at
+    `address`. `watch` is told how many shards of how many are done.
 
     Called again it goes on where it was stopped, and makes anew what is missing or damaged, and only that. Raises
     VesaliusError for another model, other data or another plan than those of what lies in `to`, for a site that does
@@ -248,7 +250,10 @@ def _contexts(
 
 
 def _shapes(model: Model, contexts: Contexts, sites: list[str]) -> tuple[int, int, tuple[int, ...]]:
-    """Positions in a context, how many of them lead and are no part of a picture, and the width of each site."""
+    """Positions in a context, how many of them lead and are no part of a picture, and the width of each site.
+
+    The patches of a picture are a square; what a vision transformer has before them are [CLS] and registers.
+    """
     parsed = [Site.parse(site) for site in sites]
     heads = [
         s for s in parsed if s.index is None and (s.role in ATTENTION_PORTS or s.port in ATTENTION_PORTS)
@@ -269,7 +274,9 @@ def _shapes(model: Model, contexts: Contexts, sites: list[str]) -> tuple[int, in
             "one for each token of a text"
         )
     tokens_of_a_picture = "images" in model.kinds and any(dim == 3 for _, dim in shapes.values())
-    return places.pop(), int(tokens_of_a_picture), tuple(shape[1] for shape, _ in shapes.values())
+    count = places.pop()
+    leading = count - isqrt(count) ** 2 if tokens_of_a_picture else 0
+    return count, leading, tuple(shape[1] for shape, _ in shapes.values())
 
 
 def _same(folder: Folder, plan: dict) -> Plan:

@@ -1,41 +1,59 @@
 """In which order rows are read: shuffled, and yet known for any place without the places before it.
 
-1. An epoch turns the rows by a random number of places, so that no row is always the last.
-2. It cuts them into blocks of `BLOCK` neighbours, which a disk reads at once, and permutes the blocks.
-3. Each of `world` ranks takes an equal share of that sequence and cuts it into pools.
-4. Within a pool the rows are permuted: this is how far rows are mixed beyond what the blocks are.
+1. An epoch begins to count the rows at a random one, so that none is always the last, or beside the same others.
+2. It cuts them into runs of a few neighbours, which are read at once, and permutes all runs of the store.
+3. Each of `world` ranks takes an equal share of that sequence.
 
-Blocks are permuted by a Feistel network over the bits of their number (Luby and Rackoff 1988), walked on until it
-lands inside (Black and Rogaway 2002), of which any part can be had alone, also of 10^11 rows; the rows of a pool by
-a list of them. So there is no state to keep, and a run that was stopped goes on with the same rows.
+Neighbours in a shard are strangers in the corpus, since rows were permuted within their shard when they were written:
+that, and that any run may come at any place, is how rows are mixed. The longer the run the faster the reading, and
+the more a batch is like one of fewer rows: see `run_of`.
+
+Runs are permuted by a Feistel network over the bits of their number (Luby and Rackoff 1988), walked on until it lands
+inside (Black and Rogaway 2002), of which any part can be had alone, also of 10^11 rows. So there is no state to keep,
+and a run that was stopped goes on with the same rows.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Int, UInt64
 from numpy import ndarray
 
 from vesalius.errors import VesaliusError
 
-BLOCK = 256
-"""Neighbouring rows that are read at once."""
-POOL = 65_536
-"""Rows that are mixed with each other, unless another number is asked for."""
+RUN = 128
+"""Neighbouring rows that are read at once, if their shard holds enough contexts."""
+APART = 4
+"""Contexts of a shard for each row of a run: less than one row in so many has another of its context beside it."""
+CHUNK = 1024
+"""Runs that are permuted at once."""
 ROUNDS = 6
 
 
-@dataclass(frozen=True)
-class Pool:
-    """Rows that are mixed with each other: which pool of which epoch of one rank, and where it lies in its share."""
+class Runs(NamedTuple):
+    """Stretches of neighbouring rows, one after the other."""
 
-    epoch: int
-    number: int
-    first: int
-    rows: int
+    firsts: Int[ndarray, " run"]
+    counts: Int[ndarray, " run"]
+
+
+def one(first: int, last: int) -> Runs:
+    """The rows from one number to another."""
+    return Runs(np.array([first]), np.array([last - first]))
+
+
+def run_of(contexts_per_shard: int) -> int:
+    """How many neighbours stay together: `RUN`, or fewer where shards are so small that neighbours are no strangers.
+
+    With ρ the share of a number's variance that lies between shards, a batch in runs of r says as much as one that is
+    1 + (r - 1) ρ times smaller (Kish 1965).
+
+    >>> run_of(819), run_of(40), run_of(1)
+    (128, 10, 1)
+    """
+    return max(1, min(RUN, contexts_per_shard // APART))
 
 
 @dataclass(frozen=True)
@@ -44,22 +62,22 @@ class Order:
 
     Over all ranks each row comes exactly once in an epoch.
 
-    >>> order = Order(6, seed=1)
+    >>> order = Order(6, seed=1, run=2)
     >>> order.at(0, 6).tolist(), order.at(6, 6).tolist(), order.at(4, 4).tolist()
-    ([4, 3, 1, 5, 0, 2], [5, 3, 4, 0, 1, 2], [0, 2, 5, 3])
+    ([3, 4, 5, 0, 1, 2], [0, 1, 4, 5, 2, 3], [1, 2, 0, 1])
     """
 
     rows: int
     seed: int = 0
     rank: int = 0
     world: int = 1
-    pool: int = POOL
+    run: int = RUN
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.world <= self.rows or self.pool < 1:
+        if not 0 <= self.rank < self.world <= self.rows or self.run < 1:
             raise VesaliusError(
-                f"rank {self.rank} of {self.world} with a pool of {self.pool} was asked for {self.rows} rows; "
-                "expected a rank below their number, a row for each and a pool of at least 1"
+                f"rank {self.rank} of {self.world} in runs of {self.run} was asked for {self.rows} rows; "
+                "expected a rank below their number, a row for each and runs of at least 1"
             )
 
     @property
@@ -67,58 +85,53 @@ class Order:
         """Which stretch of an epoch is this rank's."""
         return self.rank * self.rows // self.world, (self.rank + 1) * self.rows // self.world
 
-    @property
-    def pools(self) -> int:
-        """How many pools an epoch of this rank has; none is smaller than `pool`, but where all rows are fewer."""
-        first, last = self.share
-        return max(1, (last - first) // self.pool)
-
     def at(self, first: int, count: int) -> Int[ndarray, " row"]:
         """The rows at `count` places from `first` on."""
-        parts = [self.within(pool)[start:stop] for pool, start, stop in self.pieces(first, count)]
-        return np.concatenate([np.empty(0, np.int64), *parts])
+        firsts, counts = self.runs(first, count)
+        return np.repeat(firsts - counts.cumsum() + counts, counts) + np.arange(counts.sum())
 
-    def pieces(self, first: int, count: int) -> Iterator[tuple[Pool, int, int]]:
-        """The pools that some places fall in, each with the places `start` to `stop` within it."""
-        low, high = self.share
-        length, pools, last = high - low, self.pools, first + count
+    def runs(self, first: int, count: int) -> Runs:
+        """The same as stretches of neighbours."""
+        (low, high), last = self.share, first + count
+        parts = [Runs(np.empty(0, int), np.empty(0, int))]
         while first < last:
-            epoch, place = divmod(first, length)
-            number = ((place + 1) * pools - 1) // length
-            begin, end = number * length // pools, (number + 1) * length // pools
-            stop = min(end, place + last - first)
-            yield Pool(epoch, number, begin, end - begin), place - begin, stop - begin
+            epoch, place = divmod(first, high - low)
+            stop = min(high - low, place + last - first)
+            parts.append(self._cut(epoch, low + place, low + stop))
             first += stop - place
+        return Runs(*(np.concatenate(part) for part in zip(*parts)))
 
-    def after(self, pool: Pool) -> Pool:
-        """The pool that follows."""
-        low, high = self.share
-        return next(self.pieces(pool.epoch * (high - low) + pool.first + pool.rows, 1))[0]
+    def _cut(self, epoch: int, begin: int, end: int) -> Runs:
+        """The places of an epoch from one to another, as the rows that come there."""
+        blocks = np.arange(begin // self.run, -(-end // self.run))
+        chunks = range(begin // self.run // CHUNK, (end - 1) // self.run // CHUNK + 1)
+        moved = np.concatenate([_moved(self, epoch, chunk) for chunk in chunks])
+        within = np.maximum(begin - blocks * self.run, 0)
+        counts = np.minimum(end - blocks * self.run, self.run) - within
+        turn = _key(self.seed, epoch, 0) % self.rows
+        firsts = (moved[blocks - CHUNK * chunks.start] * self.run + within + turn) % self.rows
+        over = np.flatnonzero(firsts + counts > self.rows)  # the one that the turn cuts in two
+        beyond = firsts[over] + counts[over] - self.rows
+        counts[over] -= beyond
+        return Runs(np.insert(firsts, over + 1, 0), np.insert(counts, over + 1, beyond))
 
-    def within(self, pool: Pool) -> Int[ndarray, " row"]:
-        """The rows of a pool, in the order in which they come."""
-        return _within(self, pool)
 
-    def key(self, *numbers: int) -> int:
-        state = np.array([self.seed % 2**64], np.uint64)
-        for number in (len(numbers), *numbers):
-            state = _mixed(state ^ np.uint64(number % 2**64))
-        return int(state[0] >> np.uint64(1))
+@lru_cache(maxsize=64)
+def _key(seed: int, *numbers: int) -> int:
+    state = np.array([seed % 2**64], np.uint64)
+    for number in (len(numbers), *numbers):
+        state = _mixed(state ^ np.uint64(number % 2**64))
+    return int(state[0] >> np.uint64(1))
 
 
 @lru_cache(maxsize=8)
-def _within(order: Order, pool: Pool) -> Int[ndarray, " row"]:
-    """What is left of the rows after whole blocks stays where it is, which the turn makes any place of an epoch."""
-    key = order.key(pool.epoch, order.rank, pool.number) >> 1
-    inner = torch.randperm(pool.rows, generator=torch.Generator().manual_seed(key)).numpy()
-    turned = order.share[0] + pool.first + order.key(pool.epoch, 0) % order.rows
-    lying = (turned + np.arange(pool.rows)) % order.rows
-    block = lying // BLOCK
-    begins = np.diff(block, prepend=-1) != 0
-    moved, blocks = block[begins], order.rows // BLOCK
-    complete = moved < blocks
-    moved[complete] = permuted(moved[complete], max(blocks, 1), key=order.key(pool.epoch, 1))
-    return (lying + BLOCK * (moved - block[begins])[begins.cumsum() - 1])[inner]
+def _moved(order: Order, epoch: int, chunk: int) -> Int[ndarray, " block"]:
+    """Where an epoch sends a chunk of runs; what is left of the places after whole runs comes last."""
+    whole = order.rows // order.run
+    blocks = np.arange(chunk * CHUNK, (chunk + 1) * CHUNK)
+    inside = blocks < whole
+    blocks[inside] = permuted(blocks[inside], max(whole, 1), key=_key(order.seed, epoch, 1))
+    return blocks
 
 
 def permuted(places: Int[ndarray, " place"], size: int, *, key: int) -> Int[ndarray, " place"]:
