@@ -96,7 +96,7 @@ class DreamPrompts(Result):
     shown: list
     """Prompts and windows: `{"label", "tokens", "drops", "losses"}`, a number for each token."""
     share: float
-    """The best window of text over the most active prompt of all restarts, both above the mean; 1 at most."""
+    """The best window of text over the most active prompt of all restarts, above the mean; 1: text is not passed."""
     mean: float
     sd: float
     choices: dict
@@ -117,13 +117,15 @@ class DreamPrompts(Result):
         )
         if not self.sd:
             note = "it never varies on this text"
+        elif self.share == 1:
+            note = "no prompt was found that does more than text, so that it is not known what prompts reach"
         return [
             Headline(
                 "share of what optimised prompts reach that text reaches",
                 self.share,
                 self.chance,
                 (self.interval[0], self.interval[1]),
-                self.sd > 0 and self.interval[0] > self.chance,
+                0 < self.share < 1 and self.interval[0] > self.chance,
                 note,
             ),
             Headline("value of the best window of text, sd", best, note=f"of {self.text['tried']:,}"),
