@@ -4,6 +4,8 @@ A column that fits the memory is mapped: the system keeps what is read, and a ro
 that does not, or lies elsewhere, is read in ranges, many at once: neighbouring rows are one range.
 """
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from math import prod
@@ -28,14 +30,33 @@ class Mapped:
     def __init__(self, folder: LocalFolder, files: Sequence[tuple[str, Column]]) -> None:
         self.starts, self.width = _starts(files), files[0][1].shape[1:]
         self.parts = [_mapped(folder.path / name, column) for name, column in files]
+        self.files, self.cold = (
+            [(folder.path / name, column) for name, column in files],
+            sys.platform == "linux",
+        )
+        self.row = prod(self.width) * files[0][1].dtype.itemsize
 
     def floats(self, runs: Runs) -> Float[Tensor, "row *width"]:
         """The numbers of some runs, one after the other, in single precision: read, turned and written at once."""
-        out, at = torch.empty(int(runs.counts.sum()), *self.width), 0
-        for shard, first, last in _pieces(runs, self.starts):
+        out, at, before = torch.empty(int(runs.counts.sum()), *self.width), 0, _fetched()
+        pieces = list(_pieces(runs, self.starts))
+        if self.cold:
+            self._ask(pieces)
+        for shard, first, last in pieces:
             out[at : at + last - first] = self.parts[shard][first:last]
             at += last - first
+        self.cold = _fetched() > before
         return out
+
+    def _ask(self, pieces: list[tuple[int, int, int]]) -> None:
+        """Have the system read these from the disk, all at once; it waits for each page by itself otherwise."""
+        for shard, first, last in pieces:
+            path, column = self.files[shard]
+            with path.open("rb") as file:
+                length = (last - first) * self.row
+                os.posix_fadvise(
+                    file.fileno(), column.first + first * self.row, length, os.POSIX_FADV_WILLNEED
+                )
 
 
 class Ranged:
@@ -88,6 +109,15 @@ def available() -> int:
         return 0
     line = next(line for line in AVAILABLE.read_text().splitlines() if line.startswith("MemAvailable"))
     return 1024 * int(line.split()[1])
+
+
+def _fetched() -> int:
+    """How much this process has had read from a disk; 0 where the system does not say."""
+    if sys.platform != "linux":
+        return 0
+    from resource import RUSAGE_SELF, getrusage
+
+    return getrusage(RUSAGE_SELF).ru_inblock
 
 
 def _starts(files: Sequence[tuple[str, Column]]) -> Int[ndarray, " shard"]:
