@@ -27,7 +27,7 @@ check: $(VENV)/.installed           ## style, types, and who imports whom
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-bench: .bench/.installed .bench-dictionaries/.installed   ## ours / peer, in environments of the peers' own
+bench: .bench/.installed .bench-dictionaries/.installed .bench-dashboards/.installed   ## ours / peer, in environments of the peers' own
 	.bench/bin/python -m bench.run
 	.bench-dictionaries/bin/python -W ignore -m bench.dictionary_training
 
@@ -42,7 +42,7 @@ web:                                ## build the figures' bundle anew (needs Nod
 	cd web && npm ci --no-audit --no-fund && npm run build
 
 clean:
-	rm -rf $(VENV) .bench .bench-dictionaries runs site docs/methods build dist
+	rm -rf $(VENV) .bench .bench-dictionaries .bench-dashboards runs site docs/methods build dist
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -58,11 +58,19 @@ $(VENV)/.docs: $(VENV)/.installed
 	.bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[hf]' transformer-lens==4.3.0
 	.bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torch-lucent==0.1.8 kornia==0.4.1 torchvision==0.28.0 \
 		future decorator ipython traitlets scikit-learn scipy joblib threadpoolctl narwhals \
-		steering-vectors==0.12.2 repeng==0.4.0 fsspec
+		steering-vectors==0.12.2 repeng==0.4.0 fsspec cloudpickle gguf
 	touch $@
 
 .bench-dictionaries/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .bench-dictionaries
 	.bench-dictionaries/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . sae-lens==6.54.12
 	.bench-dictionaries/bin/python -m pip install --quiet --disable-pip-version-check --no-deps dictionary-learning==0.1.0
+	touch $@
+
+# older packages than constraints.txt allows
+.bench-dashboards/.installed: pyproject.toml
+	$(PYTHON) -m venv .bench-dashboards
+	.bench-dashboards/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 sae-dashboard==0.8.0 'pyarrow<20'
+	.bench-dashboards/bin/python -m pip uninstall --quiet --yes torchvision torchaudio
+	.bench-dashboards/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
