@@ -20,6 +20,7 @@ from vesalius.access import record
 from vesalius.architectures.toy import ToyTransformer
 from vesalius.data.images import open_images
 from vesalius.errors import VesaliusError
+from vesalius.latents.inputs import activations_of, inputs_of
 from vesalius.store import harvest, open_store
 from vesalius.store.covariance import Covariance, Density
 from vesalius.store.folder import LocalFolder
@@ -310,6 +311,8 @@ def test_the_class_token_of_a_vision_transformer_is_left_out(tmp_path):
     assert set(store.places().position.tolist()) == set(range(1, 17)) and 0 in whole.places().position
     with torch.no_grad(), record(model, sites) as acts:
         model(torch.stack([open_images("shapes:5").fitted(n, fit) for n in range(5)]))
+    rows = torch.cat([part.rows for part in activations_of(model, sites[0], inputs_of(model, n_images=5))])
+    assert rows.shape == (5 * 16, 24)  # as what is asked of a dictionary reads them
     for one in (store, whole):
         places = one.places()
         for site in sites:

@@ -15,6 +15,7 @@ The threshold is 0 for a rectifier; JumpReLU (Rajamanoharan et al. 2024, arXiv 2
 import json
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from math import isqrt
 from pathlib import Path
 
 import torch
@@ -221,6 +222,15 @@ class SparseDictionary:
 def rows_of(acts: Float[Tensor, "batch *axes"]) -> Float[Tensor, "row width"]:
     """Activations of a site as rows: one for each place of a map, or for each token."""
     return rearrange(acts, "b c h w -> (b h w) c") if acts.dim() == 4 else acts.reshape(-1, acts.shape[-1])
+
+
+def before_patches(tokens: int) -> int:
+    """How many of the tokens of a picture come before the square of its patches: [CLS], and registers.
+
+    >>> before_patches(197), before_patches(196)
+    (1, 0)
+    """
+    return tokens - isqrt(tokens) ** 2
 
 
 def shaped_like(

@@ -27,7 +27,7 @@ from vesalius.data.images import Images, open_images
 from vesalius.data.text import sample_rows
 from vesalius.dictionaries import Dictionary
 from vesalius.dictionaries.codes import Codes
-from vesalius.dictionaries.sparse import SparseDictionary, rows_of, shaped_like
+from vesalius.dictionaries.sparse import SparseDictionary, before_patches, rows_of, shaped_like
 from vesalius.errors import VesaliusError
 from vesalius.model import Model
 from vesalius.site import ATTENTION_PORTS, Site
@@ -43,7 +43,14 @@ class Batch(NamedTuple):
     inputs: Tensor
     """Token ids `[example, position]`, or pixels `[example, channel, row, column]`."""
     counts: Bool[Tensor, "example position"] | None
-    """Which positions count; None: all, of whatever site."""
+    """Which tokens count; None, of pictures: see `counted`."""
+
+    def counted(self, value: Float[Tensor, "example *axes"]) -> Bool[Tensor, "example position"] | None:
+        """Which rows of a site's value count, None: all. Of pictures, every place of a map, and every patch."""
+        if self.counts is not None or value.dim() != 3:
+            return self.counts
+        patches = torch.arange(value.shape[1]) >= before_patches(value.shape[1])
+        return patches.expand(len(value), -1)
 
 
 class Rows(NamedTuple):
@@ -189,9 +196,10 @@ def rows_at(value: Float[Tensor, "example *axes"], batch: Batch) -> Rows:
     places = len(rows) // len(value)
     examples = batch.examples.repeat_interleave(places)
     positions = torch.arange(places).repeat(len(value))
-    if batch.counts is None:
+    counts = batch.counted(value)
+    if counts is None:
         return Rows(examples, positions, rows)
-    kept = _kept(batch.counts, value)
+    kept = _kept(counts, value)
     return Rows(examples[kept], positions[kept], rows[kept.to(rows.device)])
 
 

@@ -126,7 +126,8 @@ def measured(
     with record(model, sites) as acts:
         before = model.logits(part.inputs).float().log_softmax(-1)
     value, rows = acts[site], {name: rows_of(acts[name]).float() for name in sites}
-    kept = torch.ones(len(rows[site]), dtype=torch.bool) if part.counts is None else part.counts.flatten()
+    counts = part.counted(value)
+    kept = torch.ones(len(rows[site]), dtype=torch.bool) if counts is None else counts.flatten()
 
     def quantities(after: Tensor, made: Tensor, active: Tensor) -> Float[Tensor, "example quantity"]:
         of_rows = (made - rows[site]).square().sum(1), active.to(made)
@@ -136,7 +137,7 @@ def measured(
     columns = [quantities(before, rows[site], (rows[site] != 0).sum(1))]
     for replacement in replacements.values():
         made, active = replacement(rows)
-        edit = where(part.counts, lambda _, made=made: shaped_like(made, value).to(value))
+        edit = where(counts, lambda _, made=made: shaped_like(made, value).to(value))
         with intervene(model, {site: edit}):
             after = model.logits(part.inputs).float().log_softmax(-1)
         columns.append(quantities(after, made, active))

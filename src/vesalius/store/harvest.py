@@ -13,7 +13,6 @@ the shards that are whole, makes the others, and ends with the same bytes; so do
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from math import isqrt
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vesalius.access import record, sites_of
-from vesalius.dictionaries.sparse import rows_of
+from vesalius.dictionaries.sparse import before_patches, rows_of
 from vesalius.errors import VesaliusError
 from vesalius.model import Model
 from vesalius.site import ATTENTION_PORTS, Site
@@ -275,7 +274,7 @@ def _shapes(model: Model, contexts: Contexts, sites: list[str]) -> tuple[int, in
         )
     tokens_of_a_picture = "images" in model.kinds and any(dim == 3 for _, dim in shapes.values())
     count = places.pop()
-    leading = count - isqrt(count) ** 2 if tokens_of_a_picture else 0
+    leading = before_patches(count) if tokens_of_a_picture else 0
     return count, leading, tuple(shape[1] for shape, _ in shapes.values())
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from vesalius import figures
 from vesalius.dictionaries import Dictionary
 from vesalius.dictionaries.codes import Codes
+from vesalius.dictionaries.sparse import before_patches
 from vesalius.errors import VesaliusError
 from vesalius.examples import field_of
 from vesalius.figures import Figure
@@ -253,7 +254,7 @@ class _Stream:
         shape = model.map_shape(reads(dictionary)) if inputs.pictures else ()
         places = shape[-1] * (shape[-2] if len(shape) == 3 else 1) if shape else 0
         self.columns = None if not shape else shape[2] if len(shape) == 3 else int(places**0.5)
-        self.before = 0 if len(shape) != 2 else places - int(places**0.5) ** 2
+        self.before = 0 if len(shape) != 2 else before_patches(places)
         """Tokens before those of a picture, such as CLS, which have no place in it."""
 
     def read(
@@ -271,11 +272,7 @@ class _Stream:
         for examples, positions, rows in progress(stream, "contexts"):
             rows = rows.float().cpu()
             codes = _of(coded(self.dictionary, rows), self.place, size)
-            if self.before:
-                inside = positions >= self.before
-                self.examples.add(examples[inside], positions[inside] - self.before, codes_at(codes, inside))
-            else:
-                self.examples.add(examples, positions, codes)
+            self.examples.add(examples, positions - self.before, codes)
             self.neurons.add(codes, rows)
             self.shuffled.add(codes, rows.roll(len(rows) // 2, 0))
             if theirs is not None and self.second is not None:
