@@ -64,7 +64,7 @@ def fit_directions(model: Model, given: Positions) -> BoardDirections:
     member = torch.nn.functional.one_hot(boards, 3).float()  # [row, square, state]
     counts = member.sum(0).clamp(min=1)
     means = torch.stack([torch.einsum("rsk,rd->skd", member, layer) / counts[..., None] for layer in acts])
-    return BoardDirections(logistic(Labelled.of(acts, boards, classes=3)), means)
+    return BoardDirections(logistic(Labelled.of(acts, boards, classes=3), tolerance=1e-4), means)
 
 
 @dataclass(frozen=True, eq=False)

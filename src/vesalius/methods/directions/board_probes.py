@@ -186,7 +186,7 @@ def board_probes(
     for view in STATES:
         labels, truth = _labels(fitting, view), _labels(judging, view)
         labelled = Labelled.of(acts[0], labels, classes=3)
-        probes = logistic(labelled)
+        probes = logistic(labelled, tolerance=1e-4)
         hits[view] = probes.predictions(acts[1]) == truth
         linear[view] = hits[view].float().mean(1)
         low[view], high[view] = _bands(hits[view].float().mean(2), held_out, seed)
@@ -247,7 +247,7 @@ def _shuffled(
 ) -> Float[Tensor, " layer"]:
     """Every position is given the board of another."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    probes = logistic(Labelled.of(acts[0], labels[order], classes=3))
+    probes = logistic(Labelled.of(acts[0], labels[order], classes=3), tolerance=1e-4)
     return (probes.predictions(acts[1]) == truth).float().mean((1, 2))
 
 
@@ -256,7 +256,7 @@ def _accuracies(model: Model, fitting: Positions, judging: Positions) -> dict[st
     acts = _acts(model, fitting), _acts(model, judging)
     found = {}
     for view in STATES:
-        probes = logistic(Labelled.of(acts[0], _labels(fitting, view), classes=3))
+        probes = logistic(Labelled.of(acts[0], _labels(fitting, view), classes=3), tolerance=1e-4)
         found[view] = (probes.predictions(acts[1]) == _labels(judging, view)).float().mean((1, 2))
     return found
 
