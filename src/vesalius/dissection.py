@@ -2,7 +2,7 @@
 
 1. An analysis fits if the model has all that it needs; the others are listed with what is missing, and so are those
    that find, once they look at the model, that they do not apply to it. What asks about one feature of a network is
-   in that feature's dossier, and what asks about a concept is run by itself, with the concept named.
+   in that feature's dossier, and what asks about a concept or about prompts is run by itself, with these named.
 2. They run from the tokens inwards: what the embedding alone predicts, what single heads add, what pairs of heads do.
 """
 
@@ -69,10 +69,16 @@ def battery(model: Model) -> tuple[dict[str, Method], dict[str, str]]:
         if method.subject and name not in skipped
     }
     skipped |= {
-        name: f"it is about a concept that you name; see vesalius {name.replace('_', '-')} --help"
+        name: f"it is about {asked} that you name; see vesalius {name.replace('_', '-')} --help"
         for name, method in ordered
-        if {"concept", "pairs"} & set(method.parameters)
-        and method.room == "directions"
-        and name not in skipped
+        if (asked := _asked(method)) and name not in skipped
     }
     return {name: method for name, method in ordered if name not in skipped}, skipped
+
+
+def _asked(method: Method) -> str:
+    """What a question of its user is about that no model has by itself: labelled pairs, or prompts."""
+    given = set(method.parameters)
+    if "concept" in given or (method.room == "directions" and "pairs" in given):
+        return "a concept"
+    return "prompts" if "prompts" in given else ""

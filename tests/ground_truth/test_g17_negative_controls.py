@@ -21,8 +21,12 @@ from vesalius.testbed import curve_network, random_attn
 SHAPE = {"d_model": 64, "n_heads": 4, "d_vocab": 40, "n_ctx": 48}
 QUICK = {"steps": 8, "n_images": 48}  # what makes an analysis of pictures a matter of seconds
 WITH_MLP = SHAPE | {"d_mlp": 96}
+LONG = ("causal_tracing",)  # five minutes; its own test has random networks too
 NAMES = [
-    pytest.param(name, marks=[pytest.mark.slow] if method.subject or method.room == "directions" else [])
+    pytest.param(
+        name,
+        marks=[pytest.mark.slow] if method.subject or method.room == "directions" or name in LONG else [],
+    )
     for name, method in sorted(vs.methods().items())
     if not method.missing(random_attn(**(WITH_MLP if method.subject == "dictionary" else SHAPE)))
 ]
