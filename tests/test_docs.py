@@ -33,7 +33,7 @@ def _marked(page: Path):
 @pytest.mark.parametrize("page", [_marked(page) for page in PAGES if pages.blocks(page)])
 def test_code_of_a_page_runs_and_prints_what_the_page_shows(page, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "agg")
-    registry = dict(sys.modules["vesalius.method"]._registry)  # a page may register an analysis of its own
+    registry = sys.modules["vesalius.method"].methods()  # a page may register an analysis of its own
     monkeypatch.setattr(sys.modules["vesalius.method"], "_registry", registry)
     loose = (
         {"relative": 0.5, "absolute": 0.5} if pages.is_real(page) else {}
