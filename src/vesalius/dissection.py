@@ -32,6 +32,12 @@ ORDER = (
 )
 """The order in which the battery reads; analyses that are not named follow by name."""
 
+SUBJECTS = {
+    "feature": "it is about one feature; see vesalius feature MODEL SITE[UNIT]",
+    "dictionary": "it is about a dictionary; see vesalius dictionary MODEL DICTIONARY",
+}
+"""What is said of an analysis that is about something in a model."""
+
 
 def dissect(model: Model, *, out: str | Path | None = None) -> Findings:
     """Run the battery that fits `model`, and write the study into `out` (`runs/NAME` by default).
@@ -64,9 +70,7 @@ def battery(model: Model) -> tuple[dict[str, Method], dict[str, str]]:
     missing = {name: sorted(method.missing(model)) for name, method in ordered}
     skipped = {name: f"the model has no {', no '.join(kinds)}" for name, kinds in missing.items() if kinds}
     skipped |= {
-        name: "it is about one feature; see vesalius feature MODEL SITE[UNIT]"
-        for name, method in ordered
-        if method.subject and name not in skipped
+        name: SUBJECTS[method.subject] for name, method in ordered if method.subject and name not in skipped
     }
     skipped |= {
         name: f"it is about {asked} that you name; see vesalius {name.replace('_', '-')} --help"
