@@ -23,6 +23,8 @@ from vesalius.probes.logistic_regression import logistic
 OPENING = 1_000_000
 """Games that directions are fitted to are drawn from seeds this far from those they are tried on."""
 
+TOLERANCE = 1e-4
+"""Of the probes' loss: edits along them hang on more digits than what is read with them."""
 
 TURN, FILL = 2.0, 1.0
 """Gaps that an edit adds after each of its layers."""
@@ -64,7 +66,7 @@ def fit_directions(model: Model, given: Positions) -> BoardDirections:
     member = torch.nn.functional.one_hot(boards, 3).float()  # [row, square, state]
     counts = member.sum(0).clamp(min=1)
     means = torch.stack([torch.einsum("rsk,rd->skd", member, layer) / counts[..., None] for layer in acts])
-    return BoardDirections(logistic(Labelled.of(acts, boards, classes=3), tolerance=1e-4), means)
+    return BoardDirections(logistic(Labelled.of(acts, boards, classes=3), tolerance=TOLERANCE), means)
 
 
 @dataclass(frozen=True, eq=False)

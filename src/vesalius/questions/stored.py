@@ -128,10 +128,8 @@ def stored(
     with other weights, labels that do not fit, or a position that is not there.
     """
     opened = (store if isinstance(store, ActivationStore) else open_store(store)).of(model.hash)
-    source, special = (
-        _source(model, opened, images),
-        torch.tensor(sorted(special_tokens(model)), dtype=torch.long),
-    )
+    source = _source(model, opened, images)
+    special = torch.tensor(sorted(special_tokens(model)), dtype=torch.long)
     count = opened.plan.contexts
     documents, fingerprint = count, None
     if isinstance(source, TokenContexts) and source.documents:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vesalius import figures
 from vesalius.boards import STATES, Positions, random_positions, size_of, streams
-from vesalius.boards.directions import OPENING
+from vesalius.boards.directions import OPENING, TOLERANCE
 from vesalius.figures import Figure
 from vesalius.method import method, progress
 from vesalius.metrics import bootstrap_band, family_wise
@@ -186,7 +186,7 @@ def board_probes(
     for view in STATES:
         labels, truth = _labels(fitting, view), _labels(judging, view)
         labelled = Labelled.of(acts[0], labels, classes=3)
-        probes = logistic(labelled, tolerance=1e-4)
+        probes = logistic(labelled, tolerance=TOLERANCE)
         hits[view] = probes.predictions(acts[1]) == truth
         linear[view] = hits[view].float().mean(1)
         low[view], high[view] = _bands(hits[view].float().mean(2), held_out, seed)
@@ -247,7 +247,7 @@ def _shuffled(
 ) -> Float[Tensor, " layer"]:
     """Every position is given the board of another."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    probes = logistic(Labelled.of(acts[0], labels[order], classes=3), tolerance=1e-4)
+    probes = logistic(Labelled.of(acts[0], labels[order], classes=3), tolerance=TOLERANCE)
     return (probes.predictions(acts[1]) == truth).float().mean((1, 2))
 
 
@@ -256,7 +256,7 @@ def _accuracies(model: Model, fitting: Positions, judging: Positions) -> dict[st
     acts = _acts(model, fitting), _acts(model, judging)
     found = {}
     for view in STATES:
-        probes = logistic(Labelled.of(acts[0], _labels(fitting, view), classes=3), tolerance=1e-4)
+        probes = logistic(Labelled.of(acts[0], _labels(fitting, view), classes=3), tolerance=TOLERANCE)
         found[view] = (probes.predictions(acts[1]) == _labels(judging, view)).float().mean((1, 2))
     return found
 

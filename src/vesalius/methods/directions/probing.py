@@ -417,13 +417,13 @@ def _fitted(
     if kind == "mlp":
         return mlp(labelled, seed=seed)
     if kind == "sparse":
-        return sparse(labelled, units=min(UNITS, labelled.width), tolerance=1e-3)
+        return sparse(labelled, units=min(UNITS, labelled.width))
     if kind == "mass_mean":
         return mass_mean(labelled)
     if kind == "linear":
         fits: list[LinearProbes] = []
         for penalty in PENALTIES:
-            fits.append(logistic(labelled, penalty=penalty, tolerance=1e-3, start=fits[-1] if fits else None))
+            fits.append(logistic(labelled, penalty=penalty, start=fits[-1] if fits else None))
     else:
         solve: Callable[..., LinearProbes] = {"ridge": ridge, "lda": lda}[kind]
         fits = [solve(labelled, penalty=penalty) for penalty in PENALTIES]
